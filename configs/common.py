@@ -1,0 +1,42 @@
+"""What all configs share: the defaults of `msa_jax.config` and the paper's encoder.
+
+The base paper (arXiv 2501.08085) gives no width, depth, learning rate or schedule, so the sizes
+here are ours: small enough for a laptop, and the same for every system that is compared.
+"""
+
+import dataclasses
+
+import ml_collections
+
+from msa_jax.config import Config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The configuration that every system starts from; `model` is left to fill in."""
+    return ml_collections.ConfigDict(dataclasses.asdict(Config()))
+
+
+def encoder() -> ml_collections.ConfigDict:
+    """Fields of every modality's Transformer encoder (`msa_jax.models.encoders.Encoder`)."""
+    return ml_collections.ConfigDict(
+        {
+            "width": 64,
+            "num_layers": 2,
+            "num_heads": 8,
+            "hidden": 128,
+            "norm": "pre",
+            "activation": "relu",
+            "positions": "sinusoidal",
+            "pooling": "mean",
+            "dropout": 0.1,
+            "input_dropout": 0.0,
+        }
+    )
+
+
+def make_quick(config: ml_collections.ConfigDict) -> None:
+    """Shrinks data and model until a run takes well under three minutes on two cores."""
+    config.data.size = "quick"
+    config.model.encoder.update(width=32, num_layers=1, num_heads=4, hidden=64)
+    config.training.update(batch_size=50, epochs=12, patience=4)
+    config.optimizer.learning_rate = 2e-3

@@ -1,0 +1,274 @@
+"""The configuration of a run: every field, its default, its meaning and its legal values.
+
+A run is described by an `ml_collections.ConfigDict` that a file in `configs/` returns and flags
+override. `resolve` turns that mapping, or the JSON saved beside a checkpoint, into the frozen
+dataclasses below, and refuses what it does not know by name. Nothing here is derived from another
+field, so a flag can never leave a stale value behind.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from msa_jax.errors import UserError, nearest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """Which utterances, which modalities, and how they become arrays.
+
+    Attributes:
+      name: an embedded dataset; ignored when `path` is given.
+      path: a features file (.npz); it is prepared on first use.
+      dir: where prepared datasets live; empty means TFDS's own default (`TFDS_DATA_DIR`, else
+        `~/tensorflow_datasets`).
+      modalities: the modalities to use, in the order in which they are joined.
+      split_column: the column of the features file that holds train, valid or test.
+      size: of the synthetic dataset: quick (3,000/800/1,500) or full (MOSEI's 16,326/1,871/4,659).
+      seed: of the synthetic dataset's generator. The dataset is not part of a run's randomness.
+      max_length: frames kept of a modality's sequence, from its start; the field uses 50.
+      normalize: z-score each column with statistics of the train split.
+    """
+
+    name: Literal["synthetic_mosei"] = "synthetic_mosei"
+    path: str = ""
+    dir: str = ""
+    modalities: tuple[str, ...] = ("text", "audio", "vision")
+    split_column: str = "split"
+    size: Literal["quick", "full"] = "full"
+    seed: int = 0
+    max_length: int = 50
+    normalize: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is predicted from the score in [-3, 3], and the loss.
+
+    Attributes:
+      kind: three_class (negative, neutral, positive), seven_class (the rounded score) or
+        regression of the score.
+      neutral: which scores three_class calls neutral: closed is [-1, 1], as the base paper writes;
+        right_closed is (-1, 1], as its figures suggest.
+      loss: auto is cross_entropy for classes and l1 for regression.
+      class_weights: balanced weighs each class by the inverse of its share in the train split.
+      unimodal_weight: weight of the unimodal classifiers' mean loss, for models that have them.
+    """
+
+    kind: Literal["three_class", "seven_class", "regression"] = "three_class"
+    neutral: Literal["closed", "right_closed"] = "closed"
+    loss: Literal["auto", "cross_entropy", "l1", "l2", "huber"] = "auto"
+    class_weights: Literal["none", "balanced"] = "none"
+    unimodal_weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """Adam or AdamW with a learning-rate schedule.
+
+    Attributes:
+      warmup_steps: steps of linear warm-up from 0 to `learning_rate`.
+      schedule: what follows the warm-up, down to 0 at the last step for linear and cosine.
+      weight_decay: decoupled, on matrices alone; must be 0 for adam.
+      clip_norm: largest global norm of the gradients; 0 leaves them alone.
+    """
+
+    name: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = 1e-3
+    warmup_steps: int = 0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """The loop.
+
+    Attributes:
+      batch_size: examples a step, over all devices and processes.
+      accumulate: equal parts a batch is split into, one after the other, to save memory.
+      eval_batch_size: examples an evaluation step.
+      epochs: passes over the train split.
+      evaluations_per_epoch: evaluations on the validation split, each followed by a checkpoint.
+      patience: evaluations without improvement before the run stops; 0 never stops early.
+      selection: validation metric that chooses the checkpoint: loss, or a key of results.json.
+      dtype: of the computation; params, softmax, losses and metrics are always float32.
+    """
+
+    batch_size: int = 32
+    accumulate: int = 1
+    eval_batch_size: int = 256
+    epochs: int = 20
+    evaluations_per_epoch: int = 1
+    patience: int = 0
+    selection: str = "loss"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Init:
+    """Where the encoders' first weights come from.
+
+    Attributes:
+      encoders: work directories of finished runs (one late run, or one run a modality). Every
+        modality's encoder must be found in exactly one of them.
+      freeze: keep those encoders as they are and train the rest.
+    """
+
+    encoders: tuple[str, ...] = ()
+    freeze: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """Devices an axis: `data` splits the batch, `model` the parameters; -1 takes what is left."""
+
+    data: int = -1
+    model: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """A run. `seed` sets everything random in it: initial weights, dropout, order of the data.
+
+    `model` goes to `msa_jax.models.build`, which checks it: `name` and that model's own fields.
+    """
+
+    seed: int = 0
+    data: Data = Data()
+    task: Task = Task()
+    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    optimizer: Optimizer = Optimizer()
+    training: Training = Training()
+    init: Init = Init()
+    mesh: Mesh = Mesh()
+
+
+_AT_LEAST = {
+    "data.max_length": 1,
+    "task.unimodal_weight": 0,
+    "optimizer.learning_rate": 0,
+    "optimizer.warmup_steps": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.clip_norm": 0,
+    "training.batch_size": 1,
+    "training.accumulate": 1,
+    "training.eval_batch_size": 1,
+    "training.epochs": 1,
+    "training.evaluations_per_epoch": 1,
+    "training.patience": 0,
+}
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """`config` as plain JSON-able containers (tuples become lists)."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return value
+
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {
+        name: plain(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value)  # type: ignore[arg-type]
+        for name, value in fields.items()
+    }
+
+
+def resolve(mapping: Mapping[str, Any]) -> Config:
+    """Checks `mapping` and returns it as a frozen `Config`.
+
+    Raises:
+      UserError: on an unknown field (with the nearest right name), a value of the wrong type or
+        outside its legal values, or fields that contradict each other.
+    """
+    config = _section(Config, mapping, "")
+    if not config.data.modalities:
+        raise UserError("config.data.modalities is empty: name at least one modality.")
+    if len(set(config.data.modalities)) < len(config.data.modalities):
+        raise UserError(f"config.data.modalities repeats a name: {config.data.modalities}.")
+    classes = config.task.kind != "regression"
+    if config.task.loss != "auto" and classes != (config.task.loss == "cross_entropy"):
+        legal = "cross_entropy" if classes else "l1, l2 or huber"
+        raise UserError(
+            f"config.task.loss={config.task.loss} does not fit config.task.kind="
+            f"{config.task.kind}: use auto or {legal}."
+        )
+    if config.task.class_weights == "balanced" and not classes:
+        raise UserError("config.task.class_weights=balanced needs classes, not regression.")
+    if config.optimizer.name == "adam" and config.optimizer.weight_decay:
+        raise UserError(
+            "config.optimizer.weight_decay is set but adam has no decoupled decay: "
+            "use --config.optimizer.name=adamw."
+        )
+    if config.training.batch_size % config.training.accumulate:
+        raise UserError(
+            f"config.training.batch_size={config.training.batch_size} is not a multiple of "
+            f"config.training.accumulate={config.training.accumulate}."
+        )
+    if config.init.freeze and not config.init.encoders:
+        raise UserError("config.init.freeze needs config.init.encoders: nothing to keep frozen.")
+    return config
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The fields in which two configs describe different runs, as readable lines.
+
+    Where data lie (`data.dir`, `data.path`: the dataset's own fingerprint is compared instead) and
+    the mesh do not make another run.
+    """
+
+    def flat(value: Any, path: str) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            return {path: value}
+        parts = (flat(item, f"{path}.{key}" if path else key) for key, item in value.items())
+        return {key: item for part in parts for key, item in part.items()}
+
+    before, after = flat(to_dict(old), ""), flat(to_dict(new), "")
+    ignored = {"data.dir", "data.path", "mesh.data", "mesh.model"}
+    absent = "(absent)"
+    return [
+        f"config.{key}: {before.get(key, absent)!r} there, {after.get(key, absent)!r} now"
+        for key in sorted(before.keys() | after.keys())
+        if key not in ignored and before.get(key, absent) != after.get(key, absent)
+    ]
+
+
+def _section(cls: Any, mapping: Mapping[str, Any], path: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    for name in mapping:
+        if name not in hints:
+            raise UserError(f"config.{path}{name} is not a field. {nearest(name, hints)}")
+    values = {name: _value(hints[name], value, path + name) for name, value in mapping.items()}
+    return cls(**values)
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UserError(f"config.{path} is {value!r}: expected a section of fields.")
+        return _section(hint, value, path + ".")
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise UserError(f"config.{path}={value!r} is not known. {nearest(str(value), choices)}")
+        return value
+    if origin is tuple:
+        if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+            raise UserError(f"config.{path}={value!r}: expected a list of names.")
+        return tuple(value)
+    if origin is not None and issubclass(origin, Mapping):
+        return types.MappingProxyType(dict(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise UserError(f"config.{path}={value!r}: expected {hint.__name__}.")
+    if path in _AT_LEAST and not value >= _AT_LEAST[path]:
+        raise UserError(f"config.{path}={value!r}: expected at least {_AT_LEAST[path]}.")
+    return value

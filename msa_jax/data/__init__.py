@@ -1,0 +1,1 @@
+"""From files to batches. Uses NumPy and TensorFlow and never JAX, but for `feed`."""

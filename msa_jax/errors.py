@@ -1,0 +1,20 @@
+"""The error that a person can act on, and the search for the name they meant."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something given from outside is wrong: a file, a field, a flag.
+
+    Its message says what was found and where, what was expected and what to do. Command lines
+    print it alone, without a traceback.
+    """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Words that point from an unknown name to the known ones, for the end of a message."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(known)}."
