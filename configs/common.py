@@ -29,6 +29,7 @@ def encoder() -> ml_collections.ConfigDict:
             "positions": "sinusoidal",
             "pooling": "mean",
             "dropout": 0.1,
+            "attention_dropout": 0.0,
             "input_dropout": 0.0,
         }
     )

@@ -239,13 +239,22 @@ def differences(old: Config, new: Config) -> list[str]:
     ]
 
 
-def _section(cls: Any, mapping: Mapping[str, Any], path: str) -> Any:
-    hints = typing.get_type_hints(cls)
+def check_fields(
+    hints: Mapping[str, Any], mapping: Mapping[str, Any], path: str
+) -> dict[str, Any]:
+    """The values of `mapping`, checked against the types `hints` of the fields at `path`.
+
+    Raises:
+      UserError: on an unknown field, or a value of the wrong type or outside its legal values.
+    """
     for name in mapping:
         if name not in hints:
             raise UserError(f"config.{path}{name} is not a field. {nearest(name, hints)}")
-    values = {name: _value(hints[name], value, path + name) for name, value in mapping.items()}
-    return cls(**values)
+    return {name: _value(hints[name], value, path + name) for name, value in mapping.items()}
+
+
+def _section(cls: Any, mapping: Mapping[str, Any], path: str) -> Any:
+    return cls(**check_fields(typing.get_type_hints(cls), mapping, path))
 
 
 def _value(hint: Any, value: Any, path: str) -> Any:
@@ -260,8 +269,9 @@ def _value(hint: Any, value: Any, path: str) -> Any:
             raise UserError(f"config.{path}={value!r} is not known. {nearest(str(value), choices)}")
         return value
     if origin is tuple:
-        if isinstance(value, str) or not all(isinstance(item, str) for item in value):
-            raise UserError(f"config.{path}={value!r}: expected a list of names.")
+        item = typing.get_args(hint)[0]
+        if not isinstance(value, list | tuple) or not all(isinstance(v, item) for v in value):
+            raise UserError(f"config.{path}={value!r}: expected a list of {item.__name__}.")
         return tuple(value)
     if origin is not None and issubclass(origin, Mapping):
         return types.MappingProxyType(dict(value))

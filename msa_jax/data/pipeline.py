@@ -49,8 +49,7 @@ def train_batches(
 
     def rows(step: tf.Tensor) -> tf.Tensor:
         start = step * batch_size + process_index * share
-        positions = start + tf.range(share, dtype=tf.int64)
-        return tf.map_fn(lambda p: order.row(p, len(split), seed), positions)
+        return order.rows(start + tf.range(share, dtype=tf.int64), len(split), seed)
 
     steps = tf.data.Dataset.range(first_step, last_step)
     return _batches(steps.map(rows), split, task, lengths)

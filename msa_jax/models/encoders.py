@@ -1,0 +1,132 @@
+"""The encoder of a modality (arXiv 2501.08085): linear, positions, Transformer, pooling."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from msa_jax.data.schema import mask_key
+from msa_jax.models.contract import Batch, Encoded
+from msa_jax.models.layers import (
+    LAYER_NORM_EPSILON,
+    MultiHeadAttention,
+    pool_last,
+    pool_mean,
+    sinusoidal_positions,
+)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and a feed-forward block, each with a residual and a layer norm.
+
+    Equals `torch.nn.TransformerEncoderLayer` with the same weights (tested).
+    """
+
+    num_heads: int
+    hidden: int
+    norm: Literal["pre", "post"] = "pre"
+    activation: Literal["relu", "gelu"] = "relu"
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
+        """[B, T, D] to [B, T, D]; frames where `mask` [B, T] is false are never attended to."""
+
+        def attend(x: jax.Array) -> jax.Array:
+            attention = MultiHeadAttention(
+                self.num_heads, self.attention_dropout, dtype=self.dtype, name="attention"
+            )
+            return attention(x, x, mask, train)[0]
+
+        def feed_forward(x: jax.Array) -> jax.Array:
+            x = nn.Dense(self.hidden, dtype=self.dtype, name="expand")(x)
+            x = nn.relu(x) if self.activation == "relu" else nn.gelu(x, approximate=False)
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            return nn.Dense(features, dtype=self.dtype, name="contract")(x)
+
+        features = x.shape[-1]
+        for name, block in (("attention_norm", attend), ("feed_forward_norm", feed_forward)):
+            norm = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name=name)
+            update = block(norm(x)) if self.norm == "pre" else block(x)
+            x = x + nn.Dropout(self.dropout, deterministic=not train)(update)
+            x = norm(x) if self.norm == "post" else x
+        return x
+
+
+class Encoder(nn.Module):
+    """Frames of one modality to tokens and one pooled vector.
+
+    Attributes:
+      width: D.
+      num_layers: Transformer layers.
+      num_heads: H, a divisor of the width.
+      hidden: width of the feed-forward layers.
+      norm: pre (with a last norm after all layers) or post.
+      activation: of the feed-forward layers.
+      positions: sinusoidal, learned or none, added after the linear layer.
+      pooling: mean over the real frames, or the last real frame.
+      dropout: rate on embedded frames and on residual updates.
+      attention_dropout: rate on attention weights; 0 is faster, torch's layer uses `dropout`.
+      input_dropout: rate on the features themselves.
+      dtype: of the computation.
+    """
+
+    width: int = 64
+    num_layers: int = 2
+    num_heads: int = 8
+    hidden: int = 128
+    norm: Literal["pre", "post"] = "pre"
+    activation: Literal["relu", "gelu"] = "relu"
+    positions: Literal["sinusoidal", "learned", "none"] = "sinusoidal"
+    pooling: Literal["mean", "last"] = "mean"
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    input_dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, frames: jax.Array, mask: jax.Array, train: bool) -> Encoded:
+        """Encodes `frames` [B, T, C] where `mask` [B, T] is true; padding changes nothing."""
+        x = jnp.where(mask[..., None], frames, 0.0)  # 0 * NaN is NaN: attention would spread it
+        x = nn.Dropout(self.input_dropout, deterministic=not train)(x)
+        x = nn.Dense(self.width, dtype=self.dtype, name="project")(x)
+        x = x + self._positions(frames.shape[1]).astype(self.dtype)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        for layer in range(self.num_layers):
+            x = EncoderLayer(
+                num_heads=self.num_heads,
+                hidden=self.hidden,
+                norm=self.norm,
+                activation=self.activation,
+                dropout=self.dropout,
+                attention_dropout=self.attention_dropout,
+                dtype=self.dtype,
+                name=f"layer_{layer}",
+            )(x, mask, train)
+        if self.norm == "pre":
+            x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(x)
+        pool = pool_mean if self.pooling == "mean" else pool_last
+        return Encoded(tokens=x, pooled=pool(x, mask), mask=mask)
+
+    def _positions(self, length: int) -> jax.Array:
+        if self.positions == "none":
+            return jnp.zeros((length, self.width))
+        if self.positions == "sinusoidal":
+            return jnp.asarray(sinusoidal_positions(length, self.width))
+        init = nn.initializers.normal(0.02)
+        return self.param("positions", init, (length, self.width))
+
+
+def encode(
+    encoders: Mapping[str, nn.Module], batch: Batch, *, train: bool, frozen: bool = False
+) -> dict[str, Encoded]:
+    """Encodes each modality of `batch` by its encoder; frozen ones neither learn nor drop out."""
+    encoded = {
+        modality: encoder(batch[modality], batch[mask_key(modality)], train and not frozen)
+        for modality, encoder in encoders.items()
+    }
+    return jax.lax.stop_gradient(encoded) if frozen else encoded

@@ -1,0 +1,105 @@
+"""Masked building blocks: attention, pooling, positions, a feed-forward classifier."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Torch's nn.LayerNorm uses this; Flax's own default is 1e-6.
+LAYER_NORM_EPSILON = 1e-5
+
+
+class MultiHeadAttention(nn.Module):
+    """Scaled dot-product attention that returns its weights and stands a fully masked row.
+
+    Flax's own layer hides the weights and gives a masked row the mean of its padding; here such a
+    row gets zeros. Softmax is float32.
+
+    Attributes:
+      num_heads: H, a divisor of the width.
+      dropout: rate on the weights, as `torch.nn.TransformerEncoderLayer` has it; it costs a random
+        number for each of the B * H * Q * S weights.
+      dtype: of the computation.
+    """
+
+    num_heads: int
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, queries: jax.Array, keys: jax.Array, mask: jax.Array, train: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """Attends from `queries` [B, Q, D] to `keys` [B, S, D] where `mask` [B, S] is true.
+
+        Returns:
+          The attended values [B, Q, D] and the weights [B, H, Q, S] float32, whose rows sum to 1, or
+          to 0 where nothing may be attended to.
+        """
+        width = queries.shape[-1]
+        shape = (self.num_heads, width // self.num_heads)
+
+        def project(name: str, x: jax.Array) -> jax.Array:
+            return nn.DenseGeneral(shape, dtype=self.dtype, name=name)(x)
+
+        query, key, value = project("query", queries), project("key", keys), project("value", keys)
+        scores = jnp.einsum("bqhd,bshd->bhqs", query, key, preferred_element_type=jnp.float32)
+        weights = masked_softmax(scores / np.sqrt(shape[1]), mask[:, None, None, :])
+        kept = nn.Dropout(self.dropout, deterministic=not train)(weights).astype(self.dtype)
+        attended = jnp.einsum("bhqs,bshd->bqhd", kept, value)
+        out = nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, name="out")(attended)
+        return out, weights
+
+
+class Classifier(nn.Module):
+    """Dropout and hidden layers, then a linear layer to K outputs in float32.
+
+    Attributes:
+      num_outputs: K.
+      hidden: widths of the hidden ReLU layers; () is a single linear layer.
+      dropout: rate before each layer.
+    """
+
+    num_outputs: int
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: jax.Array, train: bool) -> jax.Array:
+        """Logits [B, K] float32 of `features` [B, F]."""
+        for layer, width in enumerate(self.hidden):
+            features = nn.Dropout(self.dropout, deterministic=not train)(features)
+            features = nn.relu(nn.Dense(width, dtype=self.dtype, name=f"hidden_{layer}")(features))
+        features = nn.Dropout(self.dropout, deterministic=not train)(features)
+        return nn.Dense(self.num_outputs, dtype=jnp.float32, name="logits")(features)
+
+
+def masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
+    """Float32 softmax over the last axis where `mask` is true; zeros where it never is."""
+    scores = jnp.where(mask, scores.astype(jnp.float32), -1e30)
+    return jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0.0)
+
+
+def pool_mean(tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    """The mean of `tokens` [B, T, D] where `mask` [B, T] is true, [B, D]; zeros where it never is."""
+    kept = jnp.where(mask[..., None], tokens.astype(jnp.float32), 0.0)
+    count = jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
+    return (kept.sum(axis=1) / count).astype(tokens.dtype)
+
+
+def pool_last(tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    """The last of `tokens` [B, T, D] where `mask` [B, T] is true, [B, D]; zeros where it never is."""
+    steps = jnp.arange(mask.shape[1])
+    last = jnp.where(mask, steps, -1).max(axis=1)
+    picked = jnp.take_along_axis(tokens, jnp.maximum(last, 0)[:, None, None], axis=1)[:, 0]
+    return jnp.where(last[:, None] >= 0, picked, 0.0)
+
+
+def sinusoidal_positions(length: int, width: int) -> np.ndarray:
+    """Positions [T, D] of "Attention Is All You Need": sines at even columns, cosines at odd."""
+    angles = np.arange(length)[:, None] / 10000 ** (np.arange(0, width, 2) / width)
+    table = np.zeros((length, width), np.float32)
+    table[:, 0::2] = np.sin(angles)
+    table[:, 1::2] = np.cos(angles)[:, : width // 2]
+    return table

@@ -1,0 +1,133 @@
+"""One training step and one evaluation step: pure functions, and how they are jitted."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from msa_jax import losses, sharding
+from msa_jax.state import TrainState
+
+Batch = Mapping[str, jax.Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+EvalStep = Callable[[Any, Batch], "Predictions"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What is minimised: see `msa_jax.config.Task` for the fields; no class weights means equal."""
+
+    loss: str
+    unimodal_weight: float = 1.0
+    class_weights: tuple[float, ...] = ()
+
+
+@flax.struct.dataclass
+class Predictions:
+    """What evaluation keeps of a batch or, joined by `evaluate.predict`, of a split.
+
+    Attributes:
+      outputs: [B, K] class probabilities; for regression [B, 1] the score.
+      losses: [B] of each example.
+      weights: `{modality: [B]}` where the model weighs modalities.
+    """
+
+    outputs: jax.Array
+    losses: jax.Array
+    weights: dict[str, jax.Array]
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    accumulate: int = 1,
+) -> TrainStep:
+    """The pure update: (state, batch) to (state, metrics), for jit, vmap or an ahead-of-time compile.
+
+    Args:
+      model: called as `apply({"params": ...}, batch, train, rngs) -> Output`.
+      optimizer: from gradients to updates.
+      objective: what is minimised.
+      accumulate: equal parts of the batch, taken one after the other; the gradient is the whole
+        batch's (but for the dropout drawn).
+
+    Returns:
+      A step whose metrics are float32 scalars: `loss`, `grad_norm`.
+    """
+
+    def loss_of(params: Any, part: Batch, weights: jax.Array, rng: jax.Array) -> jax.Array:
+        output = model.apply({"params": params}, part, train=True, rngs={"dropout": rng})
+        each = losses.example_losses(output, part, objective.loss, objective.unimodal_weight)
+        return jnp.sum(weights * each) + output.aux_loss / accumulate
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        rng = jax.random.fold_in(state.rng, state.step)
+        weights = losses.example_weights(batch, objective.class_weights)
+        gradient = jax.value_and_grad(loss_of)
+        if accumulate == 1:
+            loss, grads = gradient(state.params, batch, weights, rng)
+        else:
+
+            def add(total: Any, part: Any) -> tuple[Any, None]:
+                rows, row_weights, key = part
+                return jax.tree.map(jnp.add, total, gradient(state.params, rows, row_weights, key)), None
+
+            parts = jax.tree.map(lambda x: _split_rows(x, accumulate), (dict(batch), weights))
+            zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+            (loss, grads), _ = jax.lax.scan(add, zero, (*parts, jax.random.split(rng, accumulate)))
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        state = state.replace(params=params, opt_state=opt_state, step=state.step + 1)
+        return state, {"loss": loss, "grad_norm": optax.global_norm(grads)}
+
+    return train_step
+
+
+def make_eval_step(model: nn.Module, objective: Objective) -> EvalStep:
+    """The pure evaluation: (params, batch) to `Predictions`, without dropout."""
+
+    def eval_step(params: Any, batch: Batch) -> Predictions:
+        output = model.apply({"params": params}, batch, train=False)
+        regression = objective.loss != "cross_entropy"
+        return Predictions(
+            outputs=output.logits if regression else jax.nn.softmax(output.logits),
+            losses=losses.example_losses(
+                output, batch, objective.loss, objective.unimodal_weight
+            ),
+            weights=output.weights,
+        )
+
+    return eval_step
+
+
+def jit_train_step(step: TrainStep, state: TrainState, mesh: Mesh) -> TrainStep:
+    """Compiles for `state`'s shardings and rows spread over the data axis; donates the state."""
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(
+        step,
+        in_shardings=(places, sharding.over_data(mesh)),
+        out_shardings=(places, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def jit_eval_step(step: EvalStep, params: Any, mesh: Mesh) -> EvalStep:
+    """Compiles for `params`' shardings; every process gets every row's prediction."""
+    places = jax.tree.map(lambda leaf: leaf.sharding, params)
+    return jax.jit(
+        step,
+        in_shardings=(places, sharding.over_data(mesh)),
+        out_shardings=sharding.replicated(mesh),
+    )
+
+
+def _split_rows(x: jax.Array, parts: int) -> jax.Array:
+    """[B, ...] to [parts, B / parts, ...], strided, so that sharded rows stay where they are."""
+    return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
