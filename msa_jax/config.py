@@ -180,14 +180,15 @@ def to_dict(config: Config) -> dict[str, Any]:
     }
 
 
-def resolve(mapping: Mapping[str, Any]) -> Config:
-    """Checks `mapping` and returns it as a frozen `Config`.
+def resolve(mapping: Any) -> Config:
+    """Checks a `ConfigDict`, or any nested mapping, and returns it as a frozen `Config`.
 
     Raises:
       UserError: on an unknown field (with the nearest right name), a value of the wrong type or
         outside its legal values, or fields that contradict each other.
     """
-    config = _section(Config, mapping, "")
+    plain = mapping.to_dict() if hasattr(mapping, "to_dict") else mapping
+    config: Config = _section(Config, plain, "")
     if not config.data.modalities:
         raise UserError("config.data.modalities is empty: name at least one modality.")
     if len(set(config.data.modalities)) < len(config.data.modalities):

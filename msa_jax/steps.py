@@ -59,20 +59,29 @@ def make_train_step(
         batch's (but for the dropout drawn).
 
     Returns:
-      A step whose metrics are float32 scalars: `loss`, `grad_norm`.
+      A step whose metrics are float32 scalars: `loss`, `grad_norm`, and `accuracy` or `mae`. They
+      are those of the forward pass that the update took, dropout included.
     """
+    plain_metric = "accuracy" if objective.loss == "cross_entropy" else "mae"
 
-    def loss_of(params: Any, part: Batch, weights: jax.Array, rng: jax.Array) -> jax.Array:
+    def loss_of(
+        params: Any, part: Batch, weights: jax.Array, rng: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         output = model.apply({"params": params}, part, train=True, rngs={"dropout": rng})
         each = losses.example_losses(output, part, objective.loss, objective.unimodal_weight)
-        return jnp.sum(weights * each) + output.aux_loss / accumulate
+        loss = jnp.sum(weights * each) + output.aux_loss / accumulate
+        if plain_metric == "accuracy":
+            plain = output.logits.argmax(axis=-1) == part["label"]
+        else:
+            plain = jnp.abs(output.score - part["score"])
+        return loss, jnp.sum(weights * plain)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         rng = jax.random.fold_in(state.rng, state.step)
         weights = losses.example_weights(batch, objective.class_weights)
-        gradient = jax.value_and_grad(loss_of)
+        gradient = jax.value_and_grad(loss_of, has_aux=True)
         if accumulate == 1:
-            loss, grads = gradient(state.params, batch, weights, rng)
+            (loss, plain), grads = gradient(state.params, batch, weights, rng)
         else:
 
             def add(total: Any, part: Any) -> tuple[Any, None]:
@@ -80,12 +89,13 @@ def make_train_step(
                 return jax.tree.map(jnp.add, total, gradient(state.params, rows, row_weights, key)), None
 
             parts = jax.tree.map(lambda x: _split_rows(x, accumulate), (dict(batch), weights))
-            zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
-            (loss, grads), _ = jax.lax.scan(add, zero, (*parts, jax.random.split(rng, accumulate)))
+            zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, state.params))
+            ((loss, plain), grads), _ = jax.lax.scan(add, zero, (*parts, jax.random.split(rng, accumulate)))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = state.replace(params=params, opt_state=opt_state, step=state.step + 1)
-        return state, {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        grad_norm = optax.global_norm(grads)
+        return state, {"loss": loss, "grad_norm": grad_norm, plain_metric: plain}
 
     return train_step
 

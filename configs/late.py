@@ -1,0 +1,21 @@
+"""A0, late fusion: majority vote of three classifiers trained side by side (arXiv 2501.08085).
+
+python -m msa_jax.main --config=configs/late.py:quick --workdir=DIR
+TIME_SCORE
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The paper's system; `quick` is small enough for two cores."""
+    config = common.get_config()
+    config.model = {
+        "name": "late",
+        "vote": "majority",
+        "encoder": common.encoder(),
+        "classifier": {"hidden": (), "dropout": 0.1},
+    }
+    return common.variant(config, variant)

@@ -1,0 +1,21 @@
+"""Vision alone: the base paper's ModalityTransformer (arXiv 2501.08085).
+
+python -m msa_jax.main --config=configs/vision.py:quick --workdir=DIR
+TIME_SCORE
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The paper's system; `quick` is small enough for two cores."""
+    config = common.get_config()
+    config.data.modalities = ("vision",)
+    config.model = {
+        "name": "unimodal",
+        "encoder": common.encoder(),
+        "classifier": {"hidden": (), "dropout": 0.1},
+    }
+    return common.variant(config, variant)

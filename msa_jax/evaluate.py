@@ -1,0 +1,176 @@
+"""From a checkpoint and a split to metrics and a prediction for every utterance."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from msa_jax import config as config_lib
+from msa_jax import metrics, sharding, steps, system
+from msa_jax.checkpoints import Checkpoints
+from msa_jax.data import builders, feed, pipeline, store
+from msa_jax.data.normalization import Normalization
+from msa_jax.data.schema import SPLITS, FeatureSchema
+from msa_jax.errors import UserError, nearest
+from msa_jax.tasks import Task
+from msa_jax.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A split and what a model predicts for it, row by row.
+
+    Attributes:
+      step: of the checkpoint.
+      task: gives the true classes.
+      split: the data.
+      predictions: over the whole split, NumPy arrays.
+      baselines: what predictors without features learnt from the train split.
+    """
+
+    step: int
+    task: Task
+    split: store.Split
+    predictions: steps.Predictions
+    baselines: Mapping[str, Any]
+
+    def metrics(self) -> metrics.Metrics:
+        """The task's metrics and the mean `loss` (without class weights)."""
+        outputs = np.asarray(self.predictions.outputs)
+        loss = float(np.mean(self.predictions.losses, dtype=np.float64))
+        return {**metrics.of_outputs(self.task, self.split.scores, outputs), "loss": loss}
+
+    def report(self) -> dict[str, Any]:
+        """`n`, `metrics`, their 95 % `intervals` over videos, the trivial `baselines`, and the mean
+        weight of each modality where the model weighs them.
+        """
+        scores, outputs = self.split.scores, np.asarray(self.predictions.outputs)
+        intervals = metrics.bootstrap(
+            lambda rows: metrics.of_outputs(self.task, scores[rows], outputs[rows]),
+            np.asarray(self.split.video_ids),
+        )
+        weights = {m: float(np.mean(w)) for m, w in self.predictions.weights.items()}
+        return {
+            "n": len(self.split),
+            "metrics": self.metrics(),
+            "intervals": intervals,
+            "baselines": metrics.of_baselines(self.task, self.baselines, scores),
+            **({"weights": weights} if weights else {}),
+        }
+
+    def predictions_csv(self) -> str:
+        """One row an utterance: `id`, `label`, `prediction`, class probabilities, weights."""
+        outputs, text = np.asarray(self.predictions.outputs), io.StringIO()
+        names = self.task.class_names
+        weights = self.predictions.weights
+        writer = csv.writer(text, lineterminator="\n")
+        probabilities = [] if self.task.is_regression else [f"probability_{n}" for n in names]
+        writer.writerow(
+            ["id", "label", "prediction", *probabilities, *(f"weight_{m}" for m in weights)]
+        )
+        labels = self.task.labels(self.split.scores)
+        for row, name in enumerate(self.split.ids):
+            if self.task.is_regression:
+                judged = [float(self.split.scores[row]), float(outputs[row, 0])]
+            else:
+                judged = [names[labels[row]], names[outputs[row].argmax()], *outputs[row].tolist()]
+            writer.writerow([name, *judged, *(float(w[row]) for w in weights.values())])
+        return text.getvalue()
+
+
+def predict(
+    eval_step: steps.EvalStep, params: Any, batches: Iterator[Mapping[str, jax.Array]], count: int
+) -> steps.Predictions:
+    """Predictions for the first `count` rows of `batches`, as NumPy arrays."""
+    done = [eval_step(params, batch) for batch in batches]
+    return jax.tree.map(lambda *parts: np.concatenate(jax.device_get(parts))[:count], *done)
+
+
+def eval_feed(
+    split: store.Split, task: Task, schema: FeatureSchema, batch_size: int, mesh: Mesh
+) -> Iterator[dict[str, jax.Array]]:
+    """A split's batches on the devices of `mesh`."""
+    batches = pipeline.eval_batches(
+        split,
+        task,
+        lengths=schema.lengths,
+        batch_size=batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    return feed.to_devices(batches, sharding.over_data(mesh))
+
+
+def evaluate(
+    workdir: str, split: str = "test", *, data_path: str = "", data_dir: str = ""
+) -> Evaluation:
+    """Evaluates the best checkpoint of a run; the directory alone says how.
+
+    Args:
+      workdir: of the run.
+      split: train, valid or test.
+      data_path: a features file to use in place of the run's own data.
+      data_dir: where prepared datasets live, if not where the run had them.
+
+    Raises:
+      UserError: if there is no checkpoint, no such split, or the data do not fit the checkpoint.
+    """
+    if split not in SPLITS:
+        raise UserError(f"--split={split} is not a split. {nearest(split, SPLITS)}")
+    with Checkpoints(Workdir(workdir).checkpoints, read_only=True) as checkpoints:
+        step = checkpoints.best_step
+        saved = checkpoints.description(step)
+        config = config_lib.resolve(saved["config"])
+        schema = FeatureSchema.from_json(saved["schema"])
+        data = dataclasses.replace(
+            config.data, path=data_path or config.data.path, dir=data_dir or config.data.dir
+        )
+        builder = builders.prepare(data)
+        rows = store.load(builder, split, config.data.modalities, config.data.max_length)
+        _check_channels(rows, schema)
+        rows = Normalization.from_json(saved["normalization"]).apply(rows)
+        described = system.build(config)
+        mesh = sharding.build_mesh(config_lib.Mesh())
+        with jax.set_mesh(mesh):
+            params = checkpoints.restore_params(step, _abstract_params(described, schema, mesh))
+            eval_step = steps.jit_eval_step(
+                steps.make_eval_step(described.model, described.objective), params, mesh
+            )
+            parts = mesh.shape["data"]
+            batch_size = -(-config.training.eval_batch_size // parts) * parts
+            batches = eval_feed(rows, described.task, schema, batch_size, mesh)
+            predictions = predict(eval_step, params, batches, len(rows))
+    return Evaluation(
+        step=step,
+        task=described.task,
+        split=rows,
+        predictions=predictions,
+        baselines=saved["schema"]["baselines"],
+    )
+
+
+def _abstract_params(described: system.System, schema: FeatureSchema, mesh: Mesh) -> Any:
+    batch = system.abstract_batch(schema, 1)
+    shapes = jax.eval_shape(
+        lambda key, batch: described.model.init(key, batch, train=False), jax.random.key(0), batch
+    )["params"]
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        sharding.of_state(shapes, mesh),
+    )
+
+
+def _check_channels(split: store.Split, schema: FeatureSchema) -> None:
+    for modality, expected in schema.channels.items():
+        found = split.sequences[modality].frames.shape[1]
+        if found != expected:
+            raise UserError(
+                f"{split.fingerprint}: {modality} has {found} feature channels, the checkpoint was "
+                f"trained on {expected} ({schema.fingerprint}). Use features of the same kind."
+            )

@@ -1,0 +1,41 @@
+"""Trains and evaluates a system.
+
+  python -m msa_jax.main --config=configs/attention.py --workdir=DIR [--config.FIELD=VALUE ...]
+
+The same command on the same DIR goes on where it stopped, or reports that it is finished.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from msa_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, for example configs/attention.py")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory for the run's files; gs:// works.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses nothing but flags: everything else is `train_and_evaluate`."""
+    if len(argv) > 1:
+        raise app.UsageError(f"what is {argv[1]!r}? Flags are written --name=value.")
+    # JAX, Flax and TensorFlow take seconds to import: --help and a mistyped flag need none of them.
+    from msa_jax import train
+
+    logging.set_verbosity(logging.WARNING)  # a library among them turns on everything
+    try:
+        train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    except (UserError, train.DivergedError) as error:
+        sys.exit(f"error: {error}")
+
+
+def run() -> None:
+    """The command line."""
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,68 @@
+"""Results as text for a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_COLUMNS = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "weighted_f1": "weighted F1",
+    "balanced_accuracy": "balanced",
+    "mae": "MAE",
+    "corr": "corr",
+    "acc7": "Acc-7",
+    "acc5": "Acc-5",
+    "acc3": "Acc-3",
+    "acc2_has0": "Has0",
+    "f1_has0": "F1 Has0",
+    "acc2_non0": "Non0",
+    "f1_non0": "F1 Non0",
+}
+_NOT_RATES = ("mae", "corr")
+
+
+def results(report: Mapping[str, Any]) -> str:
+    """What `results.json` holds, as lines: a table a split, trivial baselines beside the model."""
+    lines = [
+        f"{report['model']} on {report['dataset']['fingerprint']}, {report['task']['kind']}, "
+        f"best step {report['step']} by {report['selection']}, {report['seconds']:.0f} s, "
+        f"{report['examples_per_second']:.0f} examples/s"
+    ]
+    for name, part in report["splits"].items():
+        lines += [f"{name} ({part['n']} utterances)", *split(report["model"], part)]
+    return "\n".join(lines)
+
+
+def split(model: str, part: Mapping[str, Any]) -> list[str]:
+    """The table of a split: the model, its 95 % interval over videos, the trivial baselines."""
+    names = [name for name in _COLUMNS if name in part["metrics"]]
+    rows = [["", *(_COLUMNS[name] for name in names)]]
+    rows.append([model, *(_shown(name, part["metrics"][name]) for name in names)])
+    bounds = [part["intervals"][name] for name in names]
+    rows.append(
+        ["  95 % low", *(_shown(n, low) for n, (low, _) in zip(names, bounds, strict=True))]
+    )
+    rows.append(
+        ["  95 % high", *(_shown(n, high) for n, (_, high) in zip(names, bounds, strict=True))]
+    )
+    for baseline, values in part["baselines"].items():
+        rows.append([baseline, *(_shown(name, values[name]) for name in names)])
+    lines = _aligned(rows)
+    if "weights" in part:
+        weights = ", ".join(f"{m} {value:.2f}" for m, value in part["weights"].items())
+        lines.append(f"  mean weight of each modality: {weights}")
+    return lines
+
+
+def _shown(name: str, value: float | None) -> str:
+    if value is None or value != value:
+        return "-"
+    return f"{value:.3f}" if name in _NOT_RATES else f"{100 * value:.1f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  " + row[0].ljust(widths[0]) + "".join(f"  {cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]

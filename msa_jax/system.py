@@ -1,0 +1,148 @@
+"""What a config describes, put together: task, objective and model; and where encoders start."""
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from msa_jax import losses, metrics, models
+from msa_jax.checkpoints import Checkpoints, mismatches, named_shapes
+from msa_jax.config import Config
+from msa_jax.data.normalization import Normalization
+from msa_jax.data.schema import FeatureSchema, mask_key
+from msa_jax.errors import UserError, nearest
+from msa_jax.steps import Objective
+from msa_jax.tasks import Task
+
+ENCODERS = "encoders_"  # models keep modality m's encoder in params["encoders_" + m]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class System:
+    """A model and what it is trained for."""
+
+    task: Task
+    objective: Objective
+    model: nn.Module
+
+
+def build(config: Config, train_scores: np.ndarray | None = None) -> System:
+    """The system that `config` describes.
+
+    Args:
+      config: a resolved config.
+      train_scores: [N] of the train split, for class weights; evaluation needs none.
+
+    Raises:
+      UserError: on a model's unknown field, or a selection metric the task does not have.
+    """
+    task = Task(kind=config.task.kind, neutral=config.task.neutral)
+    model = models.build(
+        config.model,
+        modalities=config.data.modalities,
+        num_outputs=task.num_outputs,
+        dtype=config.training.dtype,
+        frozen_encoders=config.init.freeze,
+    )
+    known = ["loss", *metrics.of_outputs(task, np.ones(1), np.ones((1, task.num_outputs)))]
+    selection = config.training.selection
+    if selection not in known:
+        raise UserError(
+            f"config.training.selection={selection!r} is no metric of {task.kind}. "
+            f"{nearest(selection, known)}"
+        )
+    loss = config.task.loss
+    if loss == "auto":
+        loss = "l1" if task.is_regression else "cross_entropy"
+    weights: tuple[float, ...] = ()
+    if config.task.class_weights == "balanced" and train_scores is not None:
+        weights = losses.balanced_class_weights(task.labels(train_scores), task.num_outputs)
+    objective = Objective(
+        loss=loss, unimodal_weight=config.task.unimodal_weight, class_weights=weights
+    )
+    return System(task=task, objective=objective, model=model)
+
+
+def abstract_batch(schema: FeatureSchema, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a batch."""
+    batch = {
+        "score": jax.ShapeDtypeStruct((batch_size,), jnp.float32),
+        "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+        "example_mask": jax.ShapeDtypeStruct((batch_size,), jnp.bool_),
+    }
+    for m, length in schema.lengths.items():
+        batch[m] = jax.ShapeDtypeStruct((batch_size, length, schema.channels[m]), jnp.float32)
+        batch[mask_key(m)] = jax.ShapeDtypeStruct((batch_size, length), jnp.bool_)
+    return batch
+
+
+def frozen_parameters(config: Config) -> tuple[str, ...]:
+    """First keys of the parameters that are not trained."""
+    return tuple(ENCODERS + m for m in config.data.modalities) if config.init.freeze else ()
+
+
+def with_pretrained_encoders(
+    params: Mapping[str, Any], config: Config, normalization: Normalization
+) -> dict[str, Any]:
+    """`params` with the encoders of the finished runs that `config.init.encoders` names.
+
+    Raises:
+      UserError: if a modality's encoder is in none or in several of the runs, or has other shapes.
+    """
+    result, origin = dict(params), dict[str, str]()
+    for workdir in config.init.encoders:
+        directory = epath.Path(workdir).expanduser() / "checkpoints"
+        with Checkpoints(directory, read_only=True) as checkpoints:
+            step = checkpoints.best_step
+            saved = checkpoints.shapes(step)
+            mine = [m for m in config.data.modalities if ENCODERS + m in saved]
+            for m in mine:
+                if m in origin:
+                    raise UserError(
+                        f"config.init.encoders: both {origin[m]} and {workdir} hold an encoder of "
+                        f"{m}. Name one run for each modality."
+                    )
+                origin[m] = workdir
+            wanted = {ENCODERS + m: params[ENCODERS + m] for m in mine}
+            found = {name: saved[name] for name in wanted}
+            problems = mismatches(named_shapes(wanted), named_shapes(found), extra=True)
+            if problems:
+                lines = "\n  ".join(problems)
+                raise UserError(
+                    f"config.init.encoders: {workdir} does not fit this model:\n  {lines}\n"
+                    "Use the same config.model.encoder and features there and here."
+                )
+            abstract = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+                wanted,
+            )
+            result |= checkpoints.restore_params(step, abstract)
+            _warn_if_scaled_otherwise(checkpoints.description(step), normalization, mine, workdir)
+    missing = [m for m in config.data.modalities if m not in origin]
+    if config.init.encoders and missing:
+        raise UserError(
+            f"config.init.encoders holds no encoder of {', '.join(missing)}: "
+            "name a run for each modality, or one late run."
+        )
+    return result
+
+
+def _warn_if_scaled_otherwise(
+    description: Mapping[str, Any], here: Normalization, modalities: list[str], workdir: str
+) -> None:
+    there = Normalization.from_json(description["normalization"])
+    for m in modalities:
+        if (m in there.mean) != (m in here.mean) or (
+            m in here.mean and not np.allclose(there.mean[m], here.mean[m], rtol=1e-3, atol=1e-6)
+        ):
+            warnings.warn(
+                f"the {m} encoder of {workdir} was trained on features normalised otherwise "
+                "(another train split or config.data.normalize); it may start badly.",
+                stacklevel=3,
+            )

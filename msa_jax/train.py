@@ -1,0 +1,304 @@
+"""Training: evaluate, save, next batches, step; then the best checkpoint's results."""
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from msa_jax import config as config_lib
+from msa_jax import evaluate, metrics, optim, sharding, steps, system
+from msa_jax import state as state_lib
+from msa_jax.checkpoints import Checkpoints
+from msa_jax.data import builders, feed, normalization, pipeline, store
+from msa_jax.data.schema import FeatureSchema
+from msa_jax.errors import UserError
+from msa_jax.report import curves, table
+from msa_jax.workdir import Workdir, write_bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """The splits of a prepared dataset, normalised, and what must travel with a checkpoint."""
+
+    splits: Mapping[str, store.Split]
+    normalization: normalization.Normalization
+    schema: FeatureSchema
+    summary: Mapping[str, Any]
+
+
+class DivergedError(RuntimeError):
+    """The loss is no longer a finite number."""
+
+
+def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
+    """Trains what `config` describes, or goes on with it, and evaluates the best checkpoint.
+
+    Args:
+      config: an `ml_collections.ConfigDict` from `configs/`, or any mapping of the same fields.
+      workdir: directory for all files of the run. One that holds an unfinished run is resumed, to
+        the same bits as if it had never stopped; a finished one is only reported.
+
+    Returns:
+      What `results.json` holds.
+
+    Raises:
+      UserError: if the config, the data or the directory do not fit.
+      DivergedError: if the loss becomes infinite or NaN.
+    """
+    resolved = config_lib.resolve(config)
+    system.build(resolved)  # refuses a bad model before any file is written
+    run = Workdir(workdir)
+    mesh = sharding.build_mesh(resolved.mesh)
+    sharding.check_batch_size("batch_size", resolved.training.batch_size, mesh)
+    sharding.check_batch_size("eval_batch_size", resolved.training.eval_batch_size, mesh)
+    dataset = load_dataset(resolved)
+    run.claim(resolved)
+    finished = run.results()
+    if finished:
+        _check_fingerprint(run, finished["dataset"]["fingerprint"], dataset.schema)
+        print(f"{run.path} is finished (remove it to train again).\n{table.results(finished)}")
+        return finished
+    with jax.set_mesh(mesh):
+        return _Run(resolved, run, dataset, mesh).train()
+
+
+def load_dataset(config: config_lib.Config) -> Dataset:
+    """Prepares the data on first use, reads all splits and normalises them by the train split."""
+    builder = builders.prepare(config.data)
+    available = store.available_splits(builder)
+    for needed in ("train", "valid"):
+        if needed not in available:
+            raise UserError(
+                f"{builders.fingerprint(builder)} has no utterance in split {needed!r}, only in "
+                f"{', '.join(available)}: training needs train and valid. "
+                "Choose the column with --config.data.split_column."
+            )
+    raw = {
+        split: store.load(builder, split, config.data.modalities, config.data.max_length)
+        for split in available
+    }
+    fitted = normalization.Normalization({}, {})
+    if config.data.normalize:
+        fitted = normalization.fit(raw["train"])
+    splits = {name: fitted.apply(split) for name, split in raw.items()}
+    lengths = {
+        m: max(1, *(int(split.sequences[m].lengths.max()) for split in splits.values()))
+        for m in config.data.modalities
+    }
+    schema = FeatureSchema(
+        fingerprint=builders.fingerprint(builder),
+        channels={m: s.frames.shape[1] for m, s in splits["train"].sequences.items()},
+        lengths=lengths,
+    )
+    summary = {
+        "fingerprint": schema.fingerprint,
+        "path": config.data.path,
+        "channels": dict(schema.channels),
+        "lengths": dict(schema.lengths),
+        "splits": {name: split.summary() for name, split in splits.items()},
+    }
+    return Dataset(splits=splits, normalization=fitted, schema=schema, summary=summary)
+
+
+class _Run:
+    """One run, from its first step or its latest checkpoint to its results."""
+
+    def __init__(
+        self, config: config_lib.Config, run: Workdir, dataset: Dataset, mesh: jax.sharding.Mesh
+    ) -> None:
+        self._config, self._run, self._dataset, self._mesh = config, run, dataset, mesh
+        train = dataset.splits["train"]
+        self._system = system.build(config, train.scores)
+        per_epoch = -(-len(train) // config.training.batch_size)
+        self._interval = -(-per_epoch // config.training.evaluations_per_epoch)
+        evaluations = config.training.epochs * config.training.evaluations_per_epoch
+        self._last_step = evaluations * self._interval
+        frozen = system.frozen_parameters(config)
+        self._optimizer = optim.build(config.optimizer, self._last_step, frozen)
+        self._baselines = metrics.fit_baselines(self._system.task, train.scores)
+        self._description = {
+            "config": config_lib.to_dict(config),
+            "normalization": dataset.normalization.to_json(),
+            "schema": {**dataset.schema.to_json(), "baselines": self._baselines},
+        }
+
+    def train(self) -> dict[str, Any]:
+        """The loop."""
+        selection = self._config.training.selection
+        with Checkpoints(self._run.checkpoints, selection=selection) as checkpoints:
+            state = self._initial_state(checkpoints)
+            step = int(state.step)
+            history = self._run.history(step)
+            seconds = history[-1]["seconds"] if history else 0.0
+            start = time.perf_counter() - seconds
+            train_step = steps.jit_train_step(
+                steps.make_train_step(
+                    self._system.model,
+                    self._optimizer,
+                    self._system.objective,
+                    self._config.training.accumulate,
+                ),
+                state,
+                self._mesh,
+            )
+            eval_step = steps.jit_eval_step(
+                steps.make_eval_step(self._system.model, self._system.objective),
+                state.params,
+                self._mesh,
+            )
+            batches = self._batches(step)
+            writer = self._summary_writer()
+            with tqdm(total=self._last_step, initial=step, unit="step", disable=None) as progress:
+                while step < self._last_step and not self._out_of_patience(checkpoints):
+                    began, done = time.perf_counter(), []
+                    for batch in itertools.islice(batches, self._interval):
+                        state, step_metrics = train_step(state, batch)
+                        done.append(step_metrics)
+                        progress.update()
+                    trained = {
+                        name: float(np.mean([m[name] for m in jax.device_get(done)]))
+                        for name in done[0]
+                    }
+                    elapsed = time.perf_counter() - began
+                    step += self._interval
+                    self._check_finite(trained["loss"], step)
+                    valid = self._evaluate("valid", eval_step, state.params, step).metrics()
+                    rate = self._interval * self._config.training.batch_size / elapsed
+                    history.append(
+                        {
+                            "step": step,
+                            "seconds": time.perf_counter() - start,
+                            "examples_per_second": rate,
+                            **{f"train_{name}": value for name, value in trained.items()},
+                            **{f"valid_{name}": value for name, value in valid.items()},
+                        }
+                    )
+                    self._run.write_history(history)
+                    writer.write_scalars(step, {k: v for k, v in history[-1].items() if k != "step"})
+                    progress.set_postfix(
+                        loss=f"{trained['loss']:.3f}", valid=f"{valid[selection]:.3f} {selection}"
+                    )
+                    checkpoints.save(step, state, self._description, valid)
+            writer.close()
+            checkpoints.wait()
+            best = checkpoints.best_step
+            params = checkpoints.restore_params(best, _abstract(state.params))
+            results = self._results(best, eval_step, params, history)
+        write_bytes(self._run.path / "curves.png", curves.png(history, self._system.task))
+        self._run.write_results(results)
+        print(table.results(results))
+        return results
+
+    def _initial_state(self, checkpoints: Checkpoints) -> state_lib.TrainState:
+        batch = system.abstract_batch(self._dataset.schema, self._config.training.batch_size)
+        model, optimizer = self._system.model, self._optimizer
+        latest = checkpoints.latest_step
+        if latest is not None:
+            recorded = checkpoints.description(latest)["schema"]["fingerprint"]
+            _check_fingerprint(self._run, recorded, self._dataset.schema)
+            abstract = state_lib.abstract(model, optimizer, batch, self._mesh)
+            return checkpoints.restore_state(latest, abstract)
+        state = state_lib.create(model, optimizer, batch, self._config.seed, self._mesh)
+        if self._config.init.encoders:
+            params = system.with_pretrained_encoders(
+                state.params, self._config, self._dataset.normalization
+            )
+            state = state.replace(params=params)
+        return state
+
+    def _batches(self, first_step: int) -> Any:
+        batches = pipeline.train_batches(
+            self._dataset.splits["train"],
+            self._system.task,
+            lengths=self._dataset.schema.lengths,
+            batch_size=self._config.training.batch_size,
+            seed=self._config.seed,
+            first_step=first_step,
+            last_step=self._last_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        return feed.to_devices(batches, sharding.over_data(self._mesh))
+
+    def _evaluate(
+        self, split: str, eval_step: steps.EvalStep, params: Any, step: int
+    ) -> evaluate.Evaluation:
+        data, task = self._dataset.splits[split], self._system.task
+        batches = evaluate.eval_feed(
+            data, task, self._dataset.schema, self._config.training.eval_batch_size, self._mesh
+        )
+        predictions = evaluate.predict(eval_step, params, batches, len(data))
+        return evaluate.Evaluation(
+            step=step, task=task, split=data, predictions=predictions, baselines=self._baselines
+        )
+
+    def _out_of_patience(self, checkpoints: Checkpoints) -> bool:
+        """Whether the last `patience` evaluations brought nothing; known from checkpoints alone."""
+        patience, latest = self._config.training.patience, checkpoints.latest_step
+        if not patience or latest is None:
+            return False
+        return latest - checkpoints.best_step >= patience * self._interval
+
+    def _check_finite(self, loss: float, step: int) -> None:
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the training loss is {loss} between steps {step - self._interval} and {step}. "
+                "Lower config.optimizer.learning_rate or set config.optimizer.clip_norm; the last "
+                f"good checkpoint stays in {self._run.checkpoints}."
+            )
+
+    def _results(
+        self,
+        best: int,
+        eval_step: steps.EvalStep,
+        params: Any,
+        history: list[dict[str, Any]],
+    ) -> dict[str, Any]:
+        task = self._system.task
+        return {
+            "dataset": self._dataset.summary,
+            "task": {
+                "kind": task.kind,
+                "neutral": task.neutral,
+                "classes": list(task.class_names),
+            },
+            "model": self._config.model["name"],
+            "modalities": list(self._config.data.modalities),
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "selection": f"valid {self._config.training.selection}",
+            "step": best,
+            "seconds": history[-1]["seconds"],
+            "examples_per_second": float(np.median([h["examples_per_second"] for h in history])),
+            "splits": {
+                split: self._evaluate(split, eval_step, params, best).report()
+                for split in self._dataset.splits
+                if split != "train"
+            },
+        }
+
+    def _summary_writer(self) -> Any:
+        from clu import metric_writers  # imports TensorBoard: late, and only to train
+
+        if jax.process_index():
+            return metric_writers.MultiWriter([])
+        return metric_writers.SummaryWriter(str(self._run.path))
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree
+    )
+
+
+def _check_fingerprint(run: Workdir, recorded: str, schema: FeatureSchema) -> None:
+    if recorded != schema.fingerprint:
+        raise UserError(
+            f"{run.path} was trained on {recorded}, config.data now gives {schema.fingerprint}. "
+            "Give the same data to go on with it, or another --workdir."
+        )

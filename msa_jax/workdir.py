@@ -1,0 +1,105 @@
+"""The files of a run's directory. Every write is atomic: a reader sees the old file or the new."""
+
+import json
+import math
+import uuid
+from typing import Any
+
+from etils import epath
+
+from msa_jax import config as config_lib
+from msa_jax.errors import UserError
+
+
+class Workdir:
+    """A run's directory, local or in a bucket (`gs://`).
+
+    It holds `config.json`, `metrics.jsonl` (a line an evaluation), `results.json`, `curves.png`,
+    `checkpoints/` and TensorBoard's events.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Opens the directory; nothing is created yet."""
+        if not path:
+            raise UserError("--workdir is empty: name a directory for the run's files.")
+        self.path = epath.Path(path).expanduser().absolute()
+        self.checkpoints = self.path / "checkpoints"
+        self._history = self.path / "metrics.jsonl"
+
+    def claim(self, config: config_lib.Config) -> None:
+        """Records `config` in a fresh directory, or checks that it is the one recorded.
+
+        Raises:
+          UserError: if another run lives here; the message names the fields that differ.
+        """
+        file = self.path / "config.json"
+        if not file.exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(file, config_lib.to_dict(config))
+            return
+        differing = config_lib.differences(config_lib.resolve(_read_json(file)), config)
+        if differing:
+            lines = "\n  ".join(differing)
+            raise UserError(
+                f"{self.path} holds a run with another config:\n  {lines}\n"
+                "Give the same config to go on with it, or another --workdir."
+            )
+
+    def results(self) -> dict[str, Any] | None:
+        """The finished run's results; None while it is not finished."""
+        file = self.path / "results.json"
+        return _read_json(file) if file.exists() else None
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        """Marks the run as finished."""
+        write_json(self.path / "results.json", results)
+
+    def history(self, last_step: int) -> list[dict[str, Any]]:
+        """The evaluations up to `last_step`; those after it were lost and will be made again."""
+        if not self._history.exists():
+            return []
+        lines = [json.loads(line) for line in self._history.read_text().splitlines()]
+        return [line for line in lines if line["step"] <= last_step]
+
+    def write_history(self, lines: list[dict[str, Any]]) -> None:
+        """Writes all evaluations so far."""
+        write_text(self._history, "".join(json.dumps(_plain(line)) + "\n" for line in lines))
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+    """Writes `value` as indented JSON; NaN and infinities, which JSON lacks, become null."""
+    write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: epath.PathLike, text: str) -> None:
+    """Writes `text` to `path` at once or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: epath.PathLike, content: bytes) -> None:
+    """Writes `content` to `path` at once or not at all; creates the directory."""
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_json(path: epath.Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}. Restore it or use another --workdir.") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
