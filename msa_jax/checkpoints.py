@@ -61,7 +61,9 @@ class Checkpoints:
         if read_only:
             if self.latest_step is None:
                 self.close()
-                raise UserError(f"{directory} holds no checkpoint: train first, or check --workdir.")
+                raise UserError(
+                    f"{directory} holds no checkpoint: train first, or check --workdir."
+                )
             recorded = self.description(self.latest_step)["config"]
             self._selection = recorded["training"]["selection"]
 
@@ -91,7 +93,11 @@ class Checkpoints:
         return steps[_best([self._metrics[step] for step in steps], self._selection)]
 
     def save(
-        self, step: int, state: TrainState, description: Mapping[str, Any], metrics: dict[str, float]
+        self,
+        step: int,
+        state: TrainState,
+        description: Mapping[str, Any],
+        metrics: dict[str, float],
     ) -> None:
         """Starts to save in the background.
 

@@ -240,9 +240,7 @@ def differences(old: Config, new: Config) -> list[str]:
     ]
 
 
-def check_fields(
-    hints: Mapping[str, Any], mapping: Mapping[str, Any], path: str
-) -> dict[str, Any]:
+def check_fields(hints: Mapping[str, Any], mapping: Mapping[str, Any], path: str) -> dict[str, Any]:
     """The values of `mapping`, checked against the types `hints` of the fields at `path`.
 
     Raises:

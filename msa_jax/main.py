@@ -13,7 +13,9 @@ from ml_collections import config_flags
 
 from msa_jax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, for example configs/attention.py")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration, for example configs/attention.py"
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory for the run's files; gs:// works.")
 
 

@@ -86,11 +86,15 @@ def make_train_step(
 
             def add(total: Any, part: Any) -> tuple[Any, None]:
                 rows, row_weights, key = part
-                return jax.tree.map(jnp.add, total, gradient(state.params, rows, row_weights, key)), None
+                return jax.tree.map(
+                    jnp.add, total, gradient(state.params, rows, row_weights, key)
+                ), None
 
             parts = jax.tree.map(lambda x: _split_rows(x, accumulate), (dict(batch), weights))
             zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, state.params))
-            ((loss, plain), grads), _ = jax.lax.scan(add, zero, (*parts, jax.random.split(rng, accumulate)))
+            ((loss, plain), grads), _ = jax.lax.scan(
+                add, zero, (*parts, jax.random.split(rng, accumulate))
+            )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = state.replace(params=params, opt_state=opt_state, step=state.step + 1)
@@ -108,9 +112,7 @@ def make_eval_step(model: nn.Module, objective: Objective) -> EvalStep:
         regression = objective.loss != "cross_entropy"
         return Predictions(
             outputs=output.logits if regression else jax.nn.softmax(output.logits),
-            losses=losses.example_losses(
-                output, batch, objective.loss, objective.unimodal_weight
-            ),
+            losses=losses.example_losses(output, batch, objective.loss, objective.unimodal_weight),
             weights=output.weights,
         )
 

@@ -180,7 +180,9 @@ class _Run:
                         }
                     )
                     self._run.write_history(history)
-                    writer.write_scalars(step, {k: v for k, v in history[-1].items() if k != "step"})
+                    writer.write_scalars(
+                        step, {k: v for k, v in history[-1].items() if k != "step"}
+                    )
                     progress.set_postfix(
                         loss=f"{trained['loss']:.3f}", valid=f"{valid[selection]:.3f} {selection}"
                     )

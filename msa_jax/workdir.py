@@ -92,7 +92,9 @@ def _read_json(path: epath.Path) -> Any:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}. Restore it or use another --workdir.") from error
+        raise UserError(
+            f"{path} is not JSON: {error}. Restore it or use another --workdir."
+        ) from error
 
 
 def _plain(value: Any) -> Any:

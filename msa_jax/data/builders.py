@@ -58,9 +58,7 @@ class _UtteranceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 
     def _split_generators(self, dl_manager: Any) -> Mapping[str, Any]:
         del dl_manager
-        return {
-            split: self._generate_examples(items) for split, items in self._splits().items()
-        }
+        return {split: self._generate_examples(items) for split, items in self._splits().items()}
 
     def _generate_examples(self, utterances: Iterator[Utterance]) -> Iterator[tuple[int, Any]]:
         for row, utterance in enumerate(utterances):

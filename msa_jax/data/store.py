@@ -94,7 +94,8 @@ class Split:
                     "cut": sequences.cut,
                     "repaired": int(sequences.repaired.sum()),
                     "repaired_columns": {
-                        str(c): int(sequences.repaired[c]) for c in np.flatnonzero(sequences.repaired)
+                        str(c): int(sequences.repaired[c])
+                        for c in np.flatnonzero(sequences.repaired)
                     },
                 }
                 for modality, sequences in self.sequences.items()
