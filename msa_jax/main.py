@@ -7,16 +7,17 @@ The same command on the same DIR goes on where it stopped, or reports that it is
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from msa_jax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file(
+_CONFIG: Any = config_flags.DEFINE_config_file(
     "config", None, "Configuration, for example configs/attention.py"
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory for the run's files; gs:// works.")
+_WORKDIR: Any = flags.DEFINE_string("workdir", None, "Directory for the run's files; gs:// works.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """The field's metrics, as pure functions of whole splits in float64.
 
-F1 and correlation are not means over batches, so nothing here accumulates. Definitions follow MMSA's
-`metricsTop.py`; a metric that the data leave undefined is NaN.
+F1 and correlation are not means over batches, so nothing here accumulates. Definitions follow
+MMSA's `metricsTop.py`; a metric that the data leave undefined is NaN.
 
 Legend: N examples, K classes. All rates are fractions in [0, 1].
 """

@@ -31,8 +31,8 @@ def build_mesh(sizes: config.Mesh) -> Mesh:
             shape[shape.index(-1)] = count // known
     if min(shape) < 1 or shape[0] * shape[1] != count:
         raise UserError(
-            f"config.mesh.data={sizes.data} times config.mesh.model={sizes.model} does not give the "
-            f"{count} devices here. -1 for one of them takes what is left."
+            f"config.mesh.data={sizes.data} times config.mesh.model={sizes.model} does not give "
+            f"the {count} devices here. -1 for one of them takes what is left."
         )
     return jax.make_mesh(tuple(shape), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 

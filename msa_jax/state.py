@@ -31,7 +31,7 @@ class TrainState:
 def initialize(
     model: nn.Module, optimizer: optax.GradientTransformation, batch: Any, seed: jax.Array
 ) -> TrainState:
-    """A fresh state; `batch` gives shapes alone. Pure, so it can be jitted and vmapped over seeds."""
+    """A fresh state; `batch` gives shapes alone. Pure: it can be jitted and vmapped over seeds."""
     init_key, rng = jax.random.split(jax.random.key(seed))
     params = model.init(init_key, batch, train=False)["params"]
     return TrainState(

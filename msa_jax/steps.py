@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import flax.struct
@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from msa_jax import losses, sharding
+from msa_jax.models.contract import Output
 from msa_jax.state import TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -49,7 +50,7 @@ def make_train_step(
     objective: Objective,
     accumulate: int = 1,
 ) -> TrainStep:
-    """The pure update: (state, batch) to (state, metrics), for jit, vmap or an ahead-of-time compile.
+    """The pure update, (state, batch) to (state, metrics), for jit, vmap or compiling ahead.
 
     Args:
       model: called as `apply({"params": ...}, batch, train, rngs) -> Output`.
@@ -67,7 +68,7 @@ def make_train_step(
     def loss_of(
         params: Any, part: Batch, weights: jax.Array, rng: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        output = model.apply({"params": params}, part, train=True, rngs={"dropout": rng})
+        output = _apply(model, params, part, train=True, rngs={"dropout": rng})
         each = losses.example_losses(output, part, objective.loss, objective.unimodal_weight)
         loss = jnp.sum(weights * each) + output.aux_loss / accumulate
         if plain_metric == "accuracy":
@@ -97,7 +98,7 @@ def make_train_step(
             )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        state = state.replace(params=params, opt_state=opt_state, step=state.step + 1)
+        state = dataclasses.replace(state, params=params, opt_state=opt_state, step=state.step + 1)
         grad_norm = optax.global_norm(grads)
         return state, {"loss": loss, "grad_norm": grad_norm, plain_metric: plain}
 
@@ -108,7 +109,7 @@ def make_eval_step(model: nn.Module, objective: Objective) -> EvalStep:
     """The pure evaluation: (params, batch) to `Predictions`, without dropout."""
 
     def eval_step(params: Any, batch: Batch) -> Predictions:
-        output = model.apply({"params": params}, batch, train=False)
+        output = _apply(model, params, batch, train=False)
         regression = objective.loss != "cross_entropy"
         return Predictions(
             outputs=output.logits if regression else jax.nn.softmax(output.logits),
@@ -138,6 +139,10 @@ def jit_eval_step(step: EvalStep, params: Any, mesh: Mesh) -> EvalStep:
         in_shardings=(places, sharding.over_data(mesh)),
         out_shardings=sharding.replicated(mesh),
     )
+
+
+def _apply(model: nn.Module, params: Any, batch: Batch, **how: Any) -> Output:
+    return cast(Output, model.apply({"params": params}, batch, **how))
 
 
 def _split_rows(x: jax.Array, parts: int) -> jax.Array:

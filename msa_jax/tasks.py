@@ -47,7 +47,8 @@ def three_class(scores: np.ndarray, neutral: str = "closed") -> np.ndarray:
     Args:
       scores: [N] in [-3, 3]. Means of three annotators, stored as float32: rounded to 4 decimals
         first, so that a stored 1.0000001 is the 1 it stands for.
-      neutral: closed calls [-1, 1] neutral, as written; right_closed (-1, 1], as its figures suggest.
+      neutral: closed calls [-1, 1] neutral, as written; right_closed (-1, 1], as its figures
+        suggest.
     """
     scores = np.round(np.asarray(scores, np.float64), 4)
     negative = scores < -1 if neutral == "closed" else scores <= -1

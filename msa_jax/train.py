@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,21 +14,11 @@ from msa_jax import config as config_lib
 from msa_jax import evaluate, metrics, optim, sharding, steps, system
 from msa_jax import state as state_lib
 from msa_jax.checkpoints import Checkpoints
-from msa_jax.data import builders, feed, normalization, pipeline, store
+from msa_jax.data import dataset, feed, pipeline
 from msa_jax.data.schema import FeatureSchema
 from msa_jax.errors import UserError
 from msa_jax.report import curves, table
 from msa_jax.workdir import Workdir, write_bytes
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Dataset:
-    """The splits of a prepared dataset, normalised, and what must travel with a checkpoint."""
-
-    splits: Mapping[str, store.Split]
-    normalization: normalization.Normalization
-    schema: FeatureSchema
-    summary: Mapping[str, Any]
 
 
 class DivergedError(RuntimeError):
@@ -57,63 +46,29 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
     mesh = sharding.build_mesh(resolved.mesh)
     sharding.check_batch_size("batch_size", resolved.training.batch_size, mesh)
     sharding.check_batch_size("eval_batch_size", resolved.training.eval_batch_size, mesh)
-    dataset = load_dataset(resolved)
+    data = dataset.load(resolved.data)
     run.claim(resolved)
     finished = run.results()
     if finished:
-        _check_fingerprint(run, finished["dataset"]["fingerprint"], dataset.schema)
+        _check_fingerprint(run, finished["dataset"]["fingerprint"], data.schema)
         print(f"{run.path} is finished (remove it to train again).\n{table.results(finished)}")
         return finished
     with jax.set_mesh(mesh):
-        return _Run(resolved, run, dataset, mesh).train()
-
-
-def load_dataset(config: config_lib.Config) -> Dataset:
-    """Prepares the data on first use, reads all splits and normalises them by the train split."""
-    builder = builders.prepare(config.data)
-    available = store.available_splits(builder)
-    for needed in ("train", "valid"):
-        if needed not in available:
-            raise UserError(
-                f"{builders.fingerprint(builder)} has no utterance in split {needed!r}, only in "
-                f"{', '.join(available)}: training needs train and valid. "
-                "Choose the column with --config.data.split_column."
-            )
-    raw = {
-        split: store.load(builder, split, config.data.modalities, config.data.max_length)
-        for split in available
-    }
-    fitted = normalization.Normalization({}, {})
-    if config.data.normalize:
-        fitted = normalization.fit(raw["train"])
-    splits = {name: fitted.apply(split) for name, split in raw.items()}
-    lengths = {
-        m: max(1, *(int(split.sequences[m].lengths.max()) for split in splits.values()))
-        for m in config.data.modalities
-    }
-    schema = FeatureSchema(
-        fingerprint=builders.fingerprint(builder),
-        channels={m: s.frames.shape[1] for m, s in splits["train"].sequences.items()},
-        lengths=lengths,
-    )
-    summary = {
-        "fingerprint": schema.fingerprint,
-        "path": config.data.path,
-        "channels": dict(schema.channels),
-        "lengths": dict(schema.lengths),
-        "splits": {name: split.summary() for name, split in splits.items()},
-    }
-    return Dataset(splits=splits, normalization=fitted, schema=schema, summary=summary)
+        return _Run(resolved, run, data, mesh).train()
 
 
 class _Run:
     """One run, from its first step or its latest checkpoint to its results."""
 
     def __init__(
-        self, config: config_lib.Config, run: Workdir, dataset: Dataset, mesh: jax.sharding.Mesh
+        self,
+        config: config_lib.Config,
+        run: Workdir,
+        data: dataset.Dataset,
+        mesh: jax.sharding.Mesh,
     ) -> None:
-        self._config, self._run, self._dataset, self._mesh = config, run, dataset, mesh
-        train = dataset.splits["train"]
+        self._config, self._run, self._data, self._mesh = config, run, data, mesh
+        train = data.splits["train"]
         self._system = system.build(config, train.scores)
         per_epoch = -(-len(train) // config.training.batch_size)
         self._interval = -(-per_epoch // config.training.evaluations_per_epoch)
@@ -124,8 +79,8 @@ class _Run:
         self._baselines = metrics.fit_baselines(self._system.task, train.scores)
         self._description = {
             "config": config_lib.to_dict(config),
-            "normalization": dataset.normalization.to_json(),
-            "schema": {**dataset.schema.to_json(), "baselines": self._baselines},
+            "normalization": data.normalization.to_json(),
+            "schema": {**data.schema.to_json(), "baselines": self._baselines},
         }
 
     def train(self) -> dict[str, Any]:
@@ -198,27 +153,27 @@ class _Run:
         return results
 
     def _initial_state(self, checkpoints: Checkpoints) -> state_lib.TrainState:
-        batch = system.abstract_batch(self._dataset.schema, self._config.training.batch_size)
+        batch = system.abstract_batch(self._data.schema, self._config.training.batch_size)
         model, optimizer = self._system.model, self._optimizer
         latest = checkpoints.latest_step
         if latest is not None:
             recorded = checkpoints.description(latest)["schema"]["fingerprint"]
-            _check_fingerprint(self._run, recorded, self._dataset.schema)
+            _check_fingerprint(self._run, recorded, self._data.schema)
             abstract = state_lib.abstract(model, optimizer, batch, self._mesh)
             return checkpoints.restore_state(latest, abstract)
         state = state_lib.create(model, optimizer, batch, self._config.seed, self._mesh)
         if self._config.init.encoders:
             params = system.with_pretrained_encoders(
-                state.params, self._config, self._dataset.normalization
+                state.params, self._config, self._data.normalization
             )
-            state = state.replace(params=params)
+            state = dataclasses.replace(state, params=params)
         return state
 
     def _batches(self, first_step: int) -> Any:
         batches = pipeline.train_batches(
-            self._dataset.splits["train"],
+            self._data.splits["train"],
             self._system.task,
-            lengths=self._dataset.schema.lengths,
+            lengths=self._data.schema.lengths,
             batch_size=self._config.training.batch_size,
             seed=self._config.seed,
             first_step=first_step,
@@ -231,13 +186,13 @@ class _Run:
     def _evaluate(
         self, split: str, eval_step: steps.EvalStep, params: Any, step: int
     ) -> evaluate.Evaluation:
-        data, task = self._dataset.splits[split], self._system.task
+        rows, task = self._data.splits[split], self._system.task
         batches = evaluate.eval_feed(
-            data, task, self._dataset.schema, self._config.training.eval_batch_size, self._mesh
+            rows, task, self._data.schema, self._config.training.eval_batch_size, self._mesh
         )
-        predictions = evaluate.predict(eval_step, params, batches, len(data))
+        predictions = evaluate.predict(eval_step, params, batches, len(rows))
         return evaluate.Evaluation(
-            step=step, task=task, split=data, predictions=predictions, baselines=self._baselines
+            step=step, task=task, split=rows, predictions=predictions, baselines=self._baselines
         )
 
     def _out_of_patience(self, checkpoints: Checkpoints) -> bool:
@@ -264,7 +219,7 @@ class _Run:
     ) -> dict[str, Any]:
         task = self._system.task
         return {
-            "dataset": self._dataset.summary,
+            "dataset": self._data.summary,
             "task": {
                 "kind": task.kind,
                 "neutral": task.neutral,
@@ -279,7 +234,7 @@ class _Run:
             "examples_per_second": float(np.median([h["examples_per_second"] for h in history])),
             "splits": {
                 split: self._evaluate(split, eval_step, params, best).report()
-                for split in self._dataset.splits
+                for split in self._data.splits
                 if split != "train"
             },
         }

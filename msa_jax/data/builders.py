@@ -22,7 +22,7 @@ from msa_jax.data import features_npz, synthetic
 from msa_jax.data.schema import SPLITS, Utterance
 
 
-class _UtteranceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class _UtteranceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """What all sources share: the features of `schema.Utterance`, in the source's order."""
 
     def _channels(self) -> Mapping[str, int]:

@@ -11,6 +11,7 @@ import hashlib
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,8 +49,9 @@ class FeaturesFile:
         self.channels = {m: self._checked_channels(m) for m in self._modalities()}
         if not self.channels:
             raise UserError(
-                f"{path} holds no modality: expected arrays such as text [N, T, C], audio [N, C] or "
-                f"text_ids [N, T] with text_table [V, C]. Found: {', '.join(sorted(self._arrays))}."
+                f"{path} holds no modality: expected arrays such as text [N, T, C], audio "
+                f"[N, C] or text_ids [N, T] with text_table [V, C]. "
+                f"Found: {', '.join(sorted(self._arrays))}."
             )
         self.counts = {s: n for s in SPLITS if (n := int(np.sum(self._splits == s)))}
 
@@ -89,7 +91,8 @@ class FeaturesFile:
             array = self._arrays[modality]
             if array.ndim not in (2, 3):
                 raise UserError(
-                    f"{self.path}: {modality} has shape {array.shape}: expected [N, C] or [N, T, C]."
+                    f"{self.path}: {modality} has shape {array.shape}: expected [N, C] or "
+                    "[N, T, C]."
                 )
             steps = array.shape[1] if array.ndim == 3 else 1
             channels = array.shape[-1]
@@ -103,12 +106,12 @@ class FeaturesFile:
                 )
             if (
                 ids.dtype.kind not in "iu"
-                or ids.size
-                and not 0 <= ids.min() <= ids.max() < len(table)
+                or (ids.size
+                and not 0 <= ids.min() <= ids.max() < len(table))
             ):
                 raise UserError(
-                    f"{self.path}: {modality}_ids must be integers in [0, {len(table)}), the rows of "
-                    f"{modality}_table; found {ids.dtype} from {ids.min()} to {ids.max()}."
+                    f"{self.path}: {modality}_ids must be integers in [0, {len(table)}), the rows "
+                    f"of {modality}_table; found {ids.dtype} from {ids.min()} to {ids.max()}."
                 )
             steps, channels = ids.shape[1], table.shape[1]
         lengths = self._lengths(modality, steps)
@@ -124,7 +127,7 @@ class FeaturesFile:
         full = np.full(len(self._ids), steps, np.int32)
         return self._optional(f"{modality}_length", full)
 
-    def _frames(self, modality: str, row: int) -> np.ndarray:
+    def _frames(self, modality: str, row: Any) -> np.ndarray:
         """Frames [T, C] float32 of one utterance, unpadded."""
         if modality in self._arrays:
             frames = self._arrays[modality][row]

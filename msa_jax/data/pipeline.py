@@ -1,7 +1,7 @@
 """tf.data pipelines from a `Split` to batches of NumPy arrays.
 
-A batch is `{modality: [B, T, C] float32, modality + "_mask": [B, T] bool, ..., "score": [B] float32,
-"label": [B] int32, "example_mask": [B] bool}`.
+A batch is `{modality: [B, T, C] float32, modality + "_mask": [B, T] bool, ..., "score": [B]
+float32, "label": [B] int32, "example_mask": [B] bool}`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -82,7 +82,7 @@ def _batches(
     """Turns row numbers [B] into batches; numbers past the end make masked rows."""
     labels = task.labels(split.scores)
     types = {
-        **{m: tf.float32 for m in split.sequences},
+        **dict.fromkeys(split.sequences, tf.float32),
         **{mask_key(m): tf.bool for m in split.sequences},
         **{"score": tf.float32, "label": tf.int32, "example_mask": tf.bool},
     }

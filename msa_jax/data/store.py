@@ -67,7 +67,7 @@ class Split:
         Returns:
           `{modality: [B, T, C] float32, modality + "_mask": [B, T] bool, ...}`
         """
-        batch = {}
+        batch: dict[str, np.ndarray] = {}
         for modality, sequences in self.sequences.items():
             steps = np.arange(lengths[modality])
             starts = sequences.offsets[rows][:, None]
@@ -123,8 +123,8 @@ def load(
     for modality in modalities:
         if modality not in present:
             raise UserError(
-                f"{fingerprint(builder)} has no modality {modality!r}. {nearest(modality, present)} "
-                "Choose with --config.data.modalities."
+                f"{fingerprint(builder)} has no modality {modality!r}. "
+                f"{nearest(modality, present)} Choose with --config.data.modalities."
             )
     columns: dict[str, list[Any]] = {"id": [], "video_id": [], "score": []}
     frames: dict[str, list[np.ndarray]] = {m: [] for m in modalities}

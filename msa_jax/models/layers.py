@@ -33,8 +33,8 @@ class MultiHeadAttention(nn.Module):
         """Attends from `queries` [B, Q, D] to `keys` [B, S, D] where `mask` [B, S] is true.
 
         Returns:
-          The attended values [B, Q, D] and the weights [B, H, Q, S] float32, whose rows sum to 1, or
-          to 0 where nothing may be attended to.
+          The attended values [B, Q, D] and the weights [B, H, Q, S] float32, whose rows sum to 1,
+          or to 0 where nothing may be attended to.
         """
         width = queries.shape[-1]
         shape = (self.num_heads, width // self.num_heads)
@@ -76,20 +76,20 @@ class Classifier(nn.Module):
 
 
 def masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
-    """Float32 softmax over the last axis where `mask` is true; zeros where it never is."""
+    """Float32 softmax over the last axis where `mask` is true, else zeros."""
     scores = jnp.where(mask, scores.astype(jnp.float32), -1e30)
     return jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0.0)
 
 
 def pool_mean(tokens: jax.Array, mask: jax.Array) -> jax.Array:
-    """The mean of `tokens` [B, T, D] where `mask` [B, T] is true, [B, D]; zeros where it never is."""
+    """The mean [B, D] of `tokens` [B, T, D] where `mask` [B, T] is true, else zeros."""
     kept = jnp.where(mask[..., None], tokens.astype(jnp.float32), 0.0)
     count = jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
     return (kept.sum(axis=1) / count).astype(tokens.dtype)
 
 
 def pool_last(tokens: jax.Array, mask: jax.Array) -> jax.Array:
-    """The last of `tokens` [B, T, D] where `mask` [B, T] is true, [B, D]; zeros where it never is."""
+    """The last [B, D] of `tokens` [B, T, D] where `mask` [B, T] is true, else zeros."""
     steps = jnp.arange(mask.shape[1])
     last = jnp.where(mask, steps, -1).max(axis=1)
     picked = jnp.take_along_axis(tokens, jnp.maximum(last, 0)[:, None, None], axis=1)[:, 0]

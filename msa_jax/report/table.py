@@ -23,11 +23,10 @@ _NOT_RATES = ("mae", "corr")
 
 def results(report: Mapping[str, Any]) -> str:
     """What `results.json` holds, as lines: a table a split, trivial baselines beside the model."""
-    lines = [
-        f"{report['model']} on {report['dataset']['fingerprint']}, {report['task']['kind']}, "
-        f"best step {report['step']} by {report['selection']}, {report['seconds']:.0f} s, "
-        f"{report['examples_per_second']:.0f} examples/s"
-    ]
+    what = f"{report['model']} on {report['dataset']['fingerprint']}, {report['task']['kind']}"
+    chosen = f"best step {report['step']} by {report['selection']}"
+    speed = f"{report['seconds']:.0f} s, {report['examples_per_second']:.0f} examples/s"
+    lines = [f"{what}, {chosen}, {speed}"]
     for name, part in report["splits"].items():
         lines += [f"{name} ({part['n']} utterances)", *split(report["model"], part)]
     return "\n".join(lines)

@@ -1,0 +1,87 @@
+"""Small data and small configs for all tests."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+# TensorFlow's and TFDS's own deprecations are not ours to mend; set here, before their import.
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+CHANNELS = {"text": 5, "audio": 3, "vision": 4}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared datasets of the whole session."""
+    directory = tmp_path_factory.mktemp("tfds")
+    os.environ["TFDS_DATA_DIR"] = str(directory)
+    return directory
+
+
+def features(count: int = 100, seed: int = 0) -> dict[str, Any]:
+    """Arrays of a features file with a sequence, a single vector and a table of vectors.
+
+    Text tells the sign of the score, so that something can be learnt.
+    """
+    rng = np.random.default_rng(seed)
+    scores = np.round(rng.uniform(-3, 3, count) * 3).astype(np.float32) / 3
+    text = rng.standard_normal((count, 6, CHANNELS["text"])).astype(np.float32)
+    text[:, :, 0] += scores[:, None]
+    splits = np.array(["train"] * (count * 3 // 5) + ["valid"] * (count // 5))
+    splits = np.concatenate([splits, ["test"] * (count - len(splits))])
+    return {
+        "id": np.array([f"video{i // 4}[{i % 4}]" for i in range(count)]),
+        "video_id": np.array([f"video{i // 4}" for i in range(count)]),
+        "score": scores,
+        "split": splits,
+        "text": text,
+        "text_length": rng.integers(1, 7, count),
+        "audio": rng.standard_normal((count, CHANNELS["audio"])).astype(np.float32),
+        "vision_ids": rng.integers(0, 9, (count, 4)),
+        "vision_table": rng.standard_normal((9, CHANNELS["vision"])).astype(np.float32),
+        "vision_length": rng.integers(0, 5, count),
+    }
+
+
+@pytest.fixture
+def write_features(tmp_path: Path) -> Callable[..., str]:
+    """Writes a features file; keyword arguments replace arrays, None leaves one out."""
+
+    def write(name: str = "features.npz", count: int = 100, **changes: Any) -> str:
+        arrays = {**features(count), **changes}
+        path = tmp_path / name
+        np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
+        return str(path)
+
+    return write
+
+
+def tiny_config(name: str, path: str, **overrides: Any) -> Any:
+    """`configs/NAME.py` on the features file `path`, small; overrides are dotted names."""
+    import importlib
+
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.data.path = path
+    config.model.encoder.update(width=8, num_layers=1, num_heads=2, hidden=16)
+    config.training.update(batch_size=16, eval_batch_size=16, epochs=3)
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def random_batch(lengths: dict[str, int] | None = None, size: int = 6, seed: int = 0) -> Any:
+    """A batch with ragged sequences, as the pipeline would make it."""
+    rng = np.random.default_rng(seed)
+    lengths = lengths or {"text": 7, "audio": 5, "vision": 1}
+    batch: dict[str, Any] = {}
+    for modality, steps in lengths.items():
+        mask = np.arange(steps) < rng.integers(1, steps + 1, size)[:, None]
+        frames = rng.standard_normal((size, steps, CHANNELS[modality])).astype(np.float32)
+        batch |= {modality: np.where(mask[..., None], frames, 0), f"{modality}_mask": mask}
+    scores = rng.uniform(-3, 3, size).astype(np.float32)
+    labels = np.digitize(scores, [-1, 1]).astype(np.int32)
+    return {**batch, "score": scores, "label": labels, "example_mask": np.ones(size, bool)}

@@ -1,0 +1,94 @@
+"""The house stays in order: imports run one way, files stay readable, `--help` is quick."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "msa_jax").rglob("*.py"))
+# Who may import whom, lowest first: a module may import its own layer and those below.
+LAYERS = [
+    ("errors", "config", "tasks"),
+    ("data.schema", "losses", "optim", "metrics", "sharding", "workdir"),
+    ("models", "data"),
+    ("state", "steps", "checkpoints"),
+    ("system", "report"),
+    ("evaluate",),
+    ("train",),
+    ("main",),
+]
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT / "msa_jax").with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def _imports(path: Path, everywhere: bool = True) -> set[str]:
+    """Modules a file imports; only those at its top if not `everywhere`."""
+    tree = ast.parse(path.read_text())
+    found = set()
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def _layer(module: str) -> int | None:
+    ranks = [
+        (len(name), rank)
+        for rank, names in enumerate(LAYERS)
+        for name in names
+        if module == name or module.startswith(name + ".")
+    ]
+    return max(ranks)[1] if ranks else None
+
+
+@pytest.mark.parametrize("path", FILES, ids=_module)
+def test_imports_run_one_way(path: Path) -> None:
+    module = _module(path)
+    if not module:
+        return
+    rank = _layer(module)
+    assert rank is not None, f"{module} has no place in LAYERS"
+    for name in _imports(path):
+        below = _layer(name.removeprefix("msa_jax.")) if name.startswith("msa_jax.") else None
+        assert below is None or below <= rank, f"{module} imports {name}, which lies above it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_module)
+def test_heavy_libraries_stay_in_their_place(path: Path) -> None:
+    module, roots = _module(path), {name.split(".")[0] for name in _imports(path)}
+    if module.startswith("data.") and module != "data.feed":
+        assert not roots & {"jax", "flax", "optax"}, "data must not need JAX"
+    if not module.startswith("data."):
+        assert not roots & {"tensorflow", "tensorflow_datasets"}, "only data reads with TensorFlow"
+    if module != "checkpoints":
+        assert "orbax" not in roots, "checkpoints.py alone knows Orbax"
+    if module != "main":
+        assert "ml_collections" not in roots
+    assert "matplotlib" not in {n.split(".")[0] for n in _imports(path, everywhere=False)}
+
+
+def test_files_stay_short() -> None:
+    for folder in ("msa_jax", "configs", "scripts", "tests", "launch"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert len(path.read_text().splitlines()) <= 400, path
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = (
+        "import sys, msa_jax.main\n"
+        "heavy = {'jax', 'flax', 'tensorflow', 'orbax', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+    command = [sys.executable, "-m", "msa_jax.main", "--help"]
+    shown = subprocess.run(command, cwd=ROOT, timeout=60, capture_output=True, text=True)
+    assert "--workdir" in shown.stdout
+    assert "--config" in shown.stdout

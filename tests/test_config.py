@@ -1,0 +1,63 @@
+import json
+
+import pytest
+
+from configs import attention, common
+from msa_jax.config import Config, differences, resolve, to_dict
+from msa_jax.errors import UserError
+
+
+def test_config_files_resolve_and_survive_json() -> None:
+    config = resolve(attention.get_config("quick"))
+    assert config.data.size == "quick"
+    assert config.data.modalities == ("text", "audio", "vision")
+    assert to_dict(resolve(json.loads(json.dumps(to_dict(config))))) == to_dict(config)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "words"),
+    [
+        ({"sede": 1}, ["config.sede", "'seed'"]),
+        ({"optimizer": {"learning_rte": 1.0}}, ["config.optimizer.learning_rte", "learning_rate"]),
+        ({"task": {"kind": "regresion"}}, ["config.task.kind='regresion'", "'regression'"]),
+        ({"training": {"batch_size": "many"}}, ["config.training.batch_size='many'", "int"]),
+        ({"training": {"batch_size": 0}}, ["config.training.batch_size=0", "at least 1"]),
+        ({"training": {"batch_size": True}}, ["config.training.batch_size=True", "int"]),
+        ({"training": {"batch_size": 10, "accumulate": 3}}, ["10", "multiple", "accumulate=3"]),
+        ({"data": {"modalities": "text"}}, ["config.data.modalities='text'", "list"]),
+        ({"data": {"modalities": ()}}, ["config.data.modalities", "empty"]),
+        ({"data": {"modalities": ("text", "text")}}, ["repeats"]),
+        ({"data": 3}, ["config.data", "section"]),
+        ({"task": {"kind": "regression", "loss": "cross_entropy"}}, ["l1, l2 or huber"]),
+        ({"task": {"loss": "l1"}}, ["cross_entropy"]),
+        ({"optimizer": {"weight_decay": 0.1}}, ["adamw"]),
+        ({"task": {"kind": "regression", "class_weights": "balanced"}}, ["classes"]),
+        ({"init": {"freeze": True}}, ["config.init.encoders"]),
+    ],
+)
+def test_refusals_name_the_field(mapping: dict, words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        resolve(mapping)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_whole_numbers_pass_as_floats() -> None:
+    assert resolve({"optimizer": {"clip_norm": 5}}).optimizer.clip_norm == 5.0
+
+
+def test_differences_name_fields_but_not_places() -> None:
+    old = resolve({"seed": 1, "data": {"dir": "a"}, "model": {"name": "early"}})
+    new = resolve({"seed": 2, "data": {"dir": "b"}, "model": {"name": "late"}, "mesh": {"data": 1}})
+    lines = differences(old, new)
+    assert [line.split(":")[0] for line in lines] == ["config.model.name", "config.seed"]
+    assert differences(old, old) == []
+
+
+def test_common_shows_every_field() -> None:
+    assert set(common.get_config()) == set(to_dict(Config()))
+
+
+def test_unknown_variant_is_refused() -> None:
+    with pytest.raises(ValueError, match="no variant 'quik'"):
+        attention.get_config("quik")
