@@ -173,8 +173,13 @@ def mismatches(
 
 
 def named_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """The shape of every leaf by its path."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    """The shape of every leaf by its path; of a random key, that of the numbers that are saved."""
+
+    def saved(leaf: Any) -> Any:
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return jax.eval_shape(jax.random.key_data, leaf) if is_key else leaf
+
+    leaves = jax.tree_util.tree_leaves_with_path(jax.tree.map(saved, tree))
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
         for path, leaf in leaves

@@ -99,7 +99,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = dataclasses.replace(state, params=params, opt_state=opt_state, step=state.step + 1)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         return state, {"loss": loss, "grad_norm": grad_norm, plain_metric: plain}
 
     return train_step

@@ -47,7 +47,7 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
     sharding.check_batch_size("batch_size", resolved.training.batch_size, mesh)
     sharding.check_batch_size("eval_batch_size", resolved.training.eval_batch_size, mesh)
     data = dataset.load(resolved.data)
-    run.claim(resolved)
+    run.check(resolved)
     finished = run.results()
     if finished:
         _check_fingerprint(run, finished["dataset"]["fingerprint"], data.schema)
@@ -88,6 +88,7 @@ class _Run:
         selection = self._config.training.selection
         with Checkpoints(self._run.checkpoints, selection=selection) as checkpoints:
             state = self._initial_state(checkpoints)
+            self._run.record(self._config)
             step = int(state.step)
             history = self._run.history(step)
             seconds = history[-1]["seconds"] if history else 0.0

@@ -24,20 +24,23 @@ class Workdir:
             raise UserError("--workdir is empty: name a directory for the run's files.")
         self.path = epath.Path(path).expanduser().absolute()
         self.checkpoints = self.path / "checkpoints"
+        self._config = self.path / "config.json"
         self._history = self.path / "metrics.jsonl"
 
-    def claim(self, config: config_lib.Config) -> None:
-        """Records `config` in a fresh directory, or checks that it is the one recorded.
+    def record(self, config: config_lib.Config) -> None:
+        """Makes the directory that of a run of `config`, once nothing can be refused any more."""
+        if not self._config.exists():
+            write_json(self._config, config_lib.to_dict(config))
+
+    def check(self, config: config_lib.Config) -> None:
+        """Checks that the directory is fresh, or holds a run of `config`.
 
         Raises:
           UserError: if another run lives here; the message names the fields that differ.
         """
-        file = self.path / "config.json"
-        if not file.exists():
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_json(file, config_lib.to_dict(config))
+        if not self._config.exists():
             return
-        differing = config_lib.differences(config_lib.resolve(_read_json(file)), config)
+        differing = config_lib.differences(config_lib.resolve(_read_json(self._config)), config)
         if differing:
             lines = "\n  ".join(differing)
             raise UserError(

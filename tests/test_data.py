@@ -41,7 +41,9 @@ def test_what_stands_in_padded_frames_is_never_read(write_features: Write) -> No
     clean = dataset.load(Data(path=write_features("clean.npz")))
     dirty = dataset.load(Data(path=write_features("dirty.npz", text=text)))
     assert dirty.summary["splits"]["train"]["modalities"]["text"]["repaired"] == 0
-    np.testing.assert_array_equal(clean.normalization.mean["text"], dirty.normalization.mean["text"])
+    np.testing.assert_array_equal(
+        clean.normalization.mean["text"], dirty.normalization.mean["text"]
+    )
 
 
 def test_long_sequences_are_cut_and_counted(write_features: Write) -> None:
@@ -62,9 +64,9 @@ def test_a_modality_may_be_absent_from_every_example(write_features: Write) -> N
 
 def test_unknown_modality_and_split_are_named(write_features: Write) -> None:
     builder = builders.prepare(Data(path=write_features()))
-    with pytest.raises(UserError, match="no modality 'txt'.*Did you mean 'text'"):
+    with pytest.raises(UserError, match=r"no modality 'txt'.*Did you mean 'text'"):
         store.load(builder, "train", ("txt",), 5)
-    with pytest.raises(UserError, match="no split 'tset'.*Did you mean 'test'"):
+    with pytest.raises(UserError, match=r"no split 'tset'.*Did you mean 'test'"):
         store.load(builder, "tset", ("text",), 5)
 
 

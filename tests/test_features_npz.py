@@ -62,7 +62,10 @@ BAD = {
         {"vision_ids": _replaced(features()["vision_ids"], 0, 9)},
         ["vision_ids", "[0, 9)"],
     ),
-    "four dimensions": ({"audio": np.zeros((100, 1, 2, 3), np.float32)}, ["audio", "(100, 1, 2, 3)"]),
+    "four dimensions": (
+        {"audio": np.zeros((100, 1, 2, 3), np.float32)},
+        ["audio", "(100, 1, 2, 3)"],
+    ),
 }
 
 
@@ -82,7 +85,7 @@ def test_refusals_name_array_and_rows(
 def test_wrong_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "wrong.npz"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="wrong.npz"):
+    with pytest.raises(UserError, match=r"wrong.npz"):
         FeaturesFile(str(path))
 
 
@@ -136,5 +139,5 @@ def test_other_split_columns(write_features: Write) -> None:
     path = write_features(split_swapped=features()["split"][::-1])
     builder = builders.prepare(Data(path=path, split_column="split_swapped"))
     assert store.load(builder, "test", ("audio",), 1).ids[0] == "video0[0]"
-    with pytest.raises(UserError, match="'split_swappd'.*Did you mean 'split_swapped'"):
+    with pytest.raises(UserError, match=r"'split_swappd'.*Did you mean 'split_swapped'"):
         builders.prepare(Data(path=path, split_column="split_swappd"))

@@ -104,10 +104,8 @@ class FeaturesFile:
                     f"{self.path} has {modality}_ids but no array {modality}_table [V, C] of their "
                     "vectors: add it."
                 )
-            if (
-                ids.dtype.kind not in "iu"
-                or (ids.size
-                and not 0 <= ids.min() <= ids.max() < len(table))
+            if ids.dtype.kind not in "iu" or (
+                ids.size and not 0 <= ids.min() <= ids.max() < len(table)
             ):
                 raise UserError(
                     f"{self.path}: {modality}_ids must be integers in [0, {len(table)}), the rows "

@@ -1,0 +1,263 @@
+"""Facts every model must keep, by one parametrised suite."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from msa_jax import models
+from msa_jax.errors import UserError
+from msa_jax.models import late
+from msa_jax.steps import Objective, make_train_step
+from tests.conftest import random_batch
+
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "unimodal": {"name": "unimodal"},
+    "late": {"name": "late"},
+    "late-soft": {"name": "late", "vote": "soft"},
+    "early": {"name": "early", "classifier": {"hidden": (8,)}},
+    "early-post-last": {"name": "early", "encoder": {"norm": "post", "pooling": "last"}},
+    "early-learned": {"name": "early", "encoder": {"positions": "learned", "activation": "gelu"}},
+    "attention": {"name": "attention", "num_heads": 2},
+}
+SMALL = {"width": 8, "num_layers": 2, "num_heads": 2, "hidden": 16}
+
+
+def build(system: str, **options: Any) -> Any:
+    """A small model of that system and its modalities."""
+    description = SYSTEMS[system]
+    description = {**description, "encoder": {**SMALL, **description.get("encoder", {})}}
+    modalities = ("text",) if system == "unimodal" else ("text", "audio", "vision")
+    options = {"modalities": modalities, "num_outputs": 3, **options}
+    return models.build(description, **options)
+
+
+@pytest.fixture(params=SYSTEMS)
+def system(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def model(system: str) -> Any:
+    return build(system)
+
+
+@pytest.fixture
+def batch() -> Any:
+    return random_batch()
+
+
+@pytest.fixture
+def variables(model: Any, batch: Any) -> Any:
+    return model.init(jax.random.key(0), batch, False)
+
+
+def close(a: Any, b: Any) -> None:
+    np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-5)
+
+
+def test_shapes_and_dtypes(model: Any, variables: Any, batch: Any, system: str) -> None:
+    output = model.apply(variables, batch, False)
+    assert output.logits.shape == (6, 3)
+    assert output.logits.dtype == jnp.float32
+    for logits in output.unimodal.values():
+        assert logits.shape == (6, 3)
+    for pooled in output.pooled.values():
+        assert pooled.shape == (6, 8)
+    assert output.voted == system.startswith("late")
+    assert set(output.weights) == ({"text", "audio", "vision"} if system == "attention" else set())
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+
+
+@pytest.mark.parametrize("filler", [1e6, np.nan, -np.inf])
+def test_padded_frames_change_nothing(
+    model: Any, variables: Any, batch: Any, filler: float
+) -> None:
+    dirty = {
+        name: np.where(batch[f"{name}_mask"][..., None], value, filler).astype(np.float32)
+        if f"{name}_mask" in batch
+        else value
+        for name, value in batch.items()
+    }
+    clean = model.apply(variables, batch, False).logits
+    np.testing.assert_array_equal(model.apply(variables, dirty, False).logits, clean)
+
+
+def test_more_padding_changes_nothing(system: str, model: Any, variables: Any, batch: Any) -> None:
+    if system == "early-learned":
+        pytest.skip("learned positions have a fixed length")
+    longer = {
+        name: np.pad(value, [(0, 0), (0, 4)] + [(0, 0)] * (value.ndim - 2))
+        if value.ndim > 1
+        else value
+        for name, value in batch.items()
+    }
+    close(model.apply(variables, batch, False).logits, model.apply(variables, longer, False).logits)
+
+
+def test_permuting_the_batch_permutes_the_predictions(
+    model: Any, variables: Any, batch: Any
+) -> None:
+    order = np.random.default_rng(1).permutation(6)
+    shuffled = {name: value[order] for name, value in batch.items()}
+    close(
+        model.apply(variables, batch, False).logits[order],
+        model.apply(variables, shuffled, False).logits,
+    )
+
+
+@pytest.mark.parametrize("absent", [("audio",), ("text", "vision"), ("text", "audio", "vision")])
+def test_absent_modalities_give_finite_outputs_and_gradients(
+    model: Any, variables: Any, batch: Any, absent: tuple[str, ...]
+) -> None:
+    for modality in absent:
+        batch[f"{modality}_mask"] = np.zeros_like(batch[f"{modality}_mask"])
+
+    def total(variables: Any) -> Any:
+        output = model.apply(variables, batch, True, rngs={"dropout": jax.random.key(1)})
+        return (output.logits**2).sum() + sum((x**2).sum() for x in output.unimodal.values())
+
+    value, gradient = jax.value_and_grad(total)(variables)
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_an_absent_modality_is_ignored_for_its_example_alone(batch: Any) -> None:
+    model = build("attention")
+    variables = model.init(jax.random.key(0), batch, False)
+    without = {**batch, "audio_mask": batch["audio_mask"].copy()}
+    without["audio_mask"][2] = False
+    before, after = model.apply(variables, batch, False), model.apply(variables, without, False)
+    others = [0, 1, 3, 4, 5]
+    close(before.logits[np.array(others)], after.logits[np.array(others)])
+    assert after.weights["audio"][2] == 0
+    assert float(np.abs(before.logits[2] - after.logits[2]).max()) > 1e-4
+    np.testing.assert_allclose(sum(after.weights.values()), 1.0, rtol=1e-5)
+
+
+def test_dropout_is_random_in_training_alone(system: str, batch: Any) -> None:
+    model = build(system)
+    variables = model.init(jax.random.key(0), batch, False)
+    outputs = [
+        model.apply(variables, batch, train, rngs={"dropout": jax.random.key(key)}).pooled["text"]
+        for train, key in ((False, 1), (False, 2), (True, 1), (True, 2))
+    ]
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    assert not np.array_equal(outputs[2], outputs[3])
+
+
+def test_bfloat16_keeps_parameters_and_outputs_float32(system: str, batch: Any) -> None:
+    model = build(system, dtype="bfloat16")
+    variables = model.init(jax.random.key(0), batch, False)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+    output = model.apply(variables, batch, False)
+    assert output.logits.dtype == jnp.float32
+    full = build(system).apply(variables, batch, False)
+    np.testing.assert_allclose(
+        jax.nn.softmax(output.logits), jax.nn.softmax(full.logits), atol=0.08
+    ) if not output.voted else None
+    assert output.pooled["text"].dtype == jnp.bfloat16
+
+
+def test_vmaps_over_seeds(model: Any, batch: Any) -> None:
+    keys = jax.random.split(jax.random.key(0), 3)
+    many = jax.vmap(lambda key: model.init(key, batch, False))(keys)
+    logits = jax.vmap(lambda variables: model.apply(variables, batch, False).logits)(many)
+    alone = model.apply(model.init(keys[1], batch, False), batch, False).logits
+    close(logits[1], alone)
+
+
+def test_frozen_encoders_get_no_gradient(system: str, batch: Any) -> None:
+    model = build(system, frozen_encoders=True)
+    variables = model.init(jax.random.key(0), batch, False)
+
+    def total(variables: Any) -> Any:
+        output = model.apply(variables, batch, True, rngs={"dropout": jax.random.key(1)})
+        return (output.logits**2).sum() + sum((x**2).sum() for x in output.unimodal.values())
+
+    gradient = jax.grad(total)(variables)["params"]
+    for name, tree in gradient.items():
+        moved = any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(tree))
+        assert moved != name.startswith("encoders_"), name
+
+
+def test_seeing_modalities_in_another_order_is_seen_by_name(batch: Any) -> None:
+    shuffled = dict(reversed(batch.items()))
+    model = build("early")
+    variables = model.init(jax.random.key(0), batch, False)
+    np.testing.assert_array_equal(
+        model.apply(variables, batch, False).logits, model.apply(variables, shuffled, False).logits
+    )
+
+
+def _logits(*classes: list[float]) -> jax.Array:
+    return jnp.log(jnp.array(classes))[:, None, :]
+
+
+def test_majority_vote_and_its_tie_rule() -> None:
+    all_vote = jnp.ones((3, 1), bool)
+    two_agree = _logits([0.4, 0.35, 0.25], [0.4, 0.35, 0.25], [0.01, 0.01, 0.98])
+    assert late.combine_classes(two_agree, all_vote, "majority").argmax() == 0
+    assert late.combine_classes(two_agree, all_vote, "soft").argmax() == 2
+    three_differ = _logits([0.40, 0.35, 0.25], [0.30, 0.40, 0.30], [0.05, 0.25, 0.70])
+    chosen = late.combine_classes(three_differ, all_vote, "majority")
+    assert chosen.argmax() == 2, "three different votes: the highest mean probability"
+    np.testing.assert_allclose(jnp.exp(chosen).sum(), 1.0, rtol=1e-6)
+    without_last = jnp.array([[True], [True], [False]])
+    assert late.combine_classes(three_differ, without_last, "majority").argmax() == 1
+
+
+def test_vote_on_scores_is_the_median_or_the_mean() -> None:
+    scores = jnp.array([-1.0, 2.0, 5.0]).reshape(3, 1, 1)
+    everyone, two = jnp.ones((3, 1), bool), jnp.array([[True], [True], [False]])
+    assert late.combine_scores(scores, everyone, "majority")[0, 0] == 2.0
+    assert late.combine_scores(scores, everyone, "soft")[0, 0] == 2.0
+    assert late.combine_scores(scores, two, "majority")[0, 0] == 0.5
+
+
+def test_late_classifiers_learn_independently(batch: Any) -> None:
+    """A step of `late` moves the text classifier as a step of text alone would."""
+    import optax
+
+    alone, joint = build("unimodal"), build("late")
+    params = joint.init(jax.random.key(0), batch, False)["params"]
+    text = {name: tree for name, tree in params.items() if name.endswith("_text")}
+    objective = Objective(loss="cross_entropy", unimodal_weight=3.0)  # of a mean over three
+
+    def moved(model: Any, params: Any) -> Any:
+        no_dropout = {**SMALL, "dropout": 0.0}
+        name = "unimodal" if model is alone else "late"
+        modalities = ("text",) if model is alone else ("text", "audio", "vision")
+        quiet = models.build(
+            {"name": name, "encoder": no_dropout}, modalities=modalities, num_outputs=3
+        )
+        sgd = optax.sgd(1.0)
+        from msa_jax.state import TrainState
+
+        state = TrainState(params, sgd.init(params), jnp.int32(0), jax.random.key(0))
+        return make_train_step(quiet, sgd, objective)(state, batch)[0].params
+
+    after_alone, after_joint = moved(alone, text), moved(joint, params)
+    for name, tree in after_alone.items():
+        jax.tree.map(close, tree, after_joint[name])
+
+
+@pytest.mark.parametrize(
+    ("description", "words"),
+    [
+        ({"name": "atention"}, "'atention'.*Did you mean 'attention'"),
+        ({}, "config.model.name=''"),
+        ({"name": "early", "encoder": {"widht": 3}}, "config.model.encoder.widht.*'width'"),
+        ({"name": "early", "vote": "soft"}, "config.model.vote is not a field"),
+        ({"name": "late", "vote": "sof"}, "config.model.vote='sof'.*'soft'"),
+        ({"name": "early", "encoder": {"num_heads": 7}}, "num_heads=7 does not divide.*64"),
+        ({"name": "attention", "num_heads": 5}, "config.model.num_heads=5 does not divide"),
+        ({"name": "attention", "num_heads": "x"}, "expected int"),
+        ({"name": "unimodal"}, "takes one modality"),
+    ],
+)
+def test_refusals_name_the_field(description: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        models.build(description, modalities=("text", "audio"), num_outputs=3)

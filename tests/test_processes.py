@@ -1,0 +1,100 @@
+"""Whole commands in processes of their own: killed and resumed, and on more devices."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.test_train import ROOT, assert_same, saved_params
+
+pytestmark = pytest.mark.slow
+TINY = [
+    "--config.model.encoder.width=8",
+    "--config.model.encoder.num_heads=2",
+    "--config.model.encoder.num_layers=1",
+    "--config.training.batch_size=16",
+    "--config.training.eval_batch_size=16",
+]
+
+
+def command(path: str, workdir: Path, *flags: str) -> list[str]:
+    main = [sys.executable, "-m", "msa_jax.main", "--config=configs/attention.py"]
+    return [*main, f"--workdir={workdir}", f"--config.data.path={path}", *TINY, *flags]
+
+
+def run(arguments: list[str], devices: int = 1) -> str:
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        arguments, cwd=ROOT, env=environment, timeout=300, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_killed_at_any_step_ends_with_the_same_bits(
+    write_features: Callable[..., str], tmp_path: Path
+) -> None:
+    path, epochs = write_features(), "--config.training.epochs=150"
+    run(command(path, tmp_path / "whole", epochs))
+    killed = tmp_path / "killed"
+    history = killed / "metrics.jsonl"
+    for _ in range(2):
+        process = subprocess.Popen(
+            command(path, killed, epochs),
+            cwd=ROOT,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        before = history.read_text() if history.exists() else ""
+        deadline = time.monotonic() + 120
+        while (not history.exists() or history.read_text() == before) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(random.uniform(0.0, 0.5))
+        assert process.poll() is None, "the run ended before it could be killed: give it more steps"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (killed / "results.json").exists()
+    run(command(path, killed, epochs))
+    assert_same(saved_params(tmp_path / "whole"), saved_params(killed))
+    results = [json.loads((tmp_path / n / "results.json").read_text()) for n in ("whole", "killed")]
+    assert results[0]["splits"] == results[1]["splits"]
+
+
+def test_eight_devices_give_the_losses_of_one(
+    write_features: Callable[..., str], tmp_path: Path
+) -> None:
+    path, histories = write_features(), []
+    for devices in (1, 8):
+        workdir = tmp_path / str(devices)
+        run(command(path, workdir, "--config.training.epochs=4"), devices)
+        lines = (workdir / "metrics.jsonl").read_text().splitlines()
+        histories.append([json.loads(line) for line in lines])
+    for name in ("train_loss", "valid_loss", "train_accuracy", "valid_accuracy"):
+        one, eight = ([entry[name] for entry in history] for history in histories)
+        np.testing.assert_allclose(one, eight, rtol=1e-5, err_msg=name)
+
+
+def test_wrong_commands_end_with_one_clear_line(
+    write_features: Callable[..., str], tmp_path: Path
+) -> None:
+    arguments = command(write_features(), tmp_path / "run", "--config.training.batch_size=12")
+    flags = "--xla_force_host_platform_device_count=8"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        arguments, cwd=ROOT, env=environment, timeout=300, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "config.training.batch_size=12 does not divide over 8 devices: use 16" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()

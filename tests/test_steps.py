@@ -1,0 +1,160 @@
+"""Losses, optimiser, state and steps."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from msa_jax import config, losses, models, optim, sharding, steps
+from msa_jax import state as state_lib
+from msa_jax.errors import UserError
+from tests.conftest import random_batch
+
+ENCODER = {"width": 8, "num_layers": 1, "num_heads": 2, "hidden": 16, "dropout": 0.0}
+OBJECTIVE = steps.Objective(loss="cross_entropy")
+
+
+def _model(dropout: float = 0.0, num_outputs: int = 3) -> Any:
+    return models.build(
+        {"name": "early", "encoder": {**ENCODER, "dropout": dropout}},
+        modalities=("text", "audio"),
+        num_outputs=num_outputs,
+    )
+
+
+def _state(model: Any, optimizer: Any, seed: int = 0) -> state_lib.TrainState:
+    return state_lib.initialize(model, optimizer, random_batch(), jnp.uint32(seed))
+
+
+def test_losses_follow_their_definitions() -> None:
+    logits = jnp.array([[1.0], [-4.0]])
+    batch = {"score": jnp.array([0.5, 0.0])}
+    np.testing.assert_allclose(losses.per_example(logits, batch, "l1"), [0.5, 4.0])
+    np.testing.assert_allclose(losses.per_example(logits, batch, "l2"), [0.25, 16.0])
+    np.testing.assert_allclose(losses.per_example(logits, batch, "huber"), [0.125, 3.5])
+    batch = {"label": jnp.array([1])}
+    loss = losses.per_example(jnp.log(jnp.array([[0.2, 0.5, 0.3]])), batch, "cross_entropy")
+    np.testing.assert_allclose(loss, -np.log(0.5), rtol=1e-6)
+
+
+def test_padded_examples_have_no_say() -> None:
+    batch = random_batch()
+    batch["example_mask"] = np.array([True, True, False, True, False, True])
+    changed = {**batch, "score": batch["score"].copy(), "label": batch["label"].copy()}
+    changed["label"][2], changed["text"] = 0, batch["text"].copy()
+    changed["text"][[2, 4]] = 99.0
+    model, sgd = _model(), optax.sgd(0.1)
+    step = steps.make_train_step(model, sgd, OBJECTIVE)
+    first, second = (step(_state(model, sgd), b)[0].params for b in (batch, changed))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_balanced_weights() -> None:
+    weights = losses.balanced_class_weights(np.array([0, 0, 0, 2]), 3)
+    np.testing.assert_allclose(weights, [4 / 9, 0, 4 / 3])
+    batch = {"example_mask": jnp.ones(4, bool), "label": jnp.array([0, 0, 0, 2])}
+    each = losses.example_weights(batch, weights)
+    np.testing.assert_allclose(each, [1 / 6, 1 / 6, 1 / 6, 1 / 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_accumulated_parts_add_up_to_the_batch(parts: int) -> None:
+    model, sgd, batch = _model(), optax.sgd(0.1), random_batch()
+    batch["example_mask"][1] = False
+    objective = steps.Objective(loss="cross_entropy", class_weights=(1.0, 0.5, 2.0))
+    whole, whole_metrics = steps.make_train_step(model, sgd, objective)(_state(model, sgd), batch)
+    step = steps.make_train_step(model, sgd, objective, accumulate=parts)
+    split, split_metrics = step(_state(model, sgd), batch)
+    for a, b in ((whole.params, split.params), (whole_metrics, split_metrics)):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a, b)
+
+
+def test_the_step_compiles_once_and_donates_the_state() -> None:
+    mesh = sharding.build_mesh(config.Mesh())
+    model, optimizer = _model(dropout=0.1), optim.build(config.Optimizer(), 100)
+    with jax.set_mesh(mesh):
+        batch = jax.device_put(random_batch(), sharding.over_data(mesh))
+        state = state_lib.create(model, optimizer, batch, 0, mesh)
+        step = steps.jit_train_step(steps.make_train_step(model, optimizer, OBJECTIVE), state, mesh)
+        before = state
+        for seed in range(3):
+            batch = jax.device_put(random_batch(seed=seed), sharding.over_data(mesh))
+            state, _ = step(state, batch)
+    assert step._cache_size() == 1
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.params))
+    assert int(state.step) == 3
+
+
+def test_dropout_depends_on_the_step_alone() -> None:
+    model, sgd, batch = _model(dropout=0.5), optax.sgd(0.0), random_batch()
+    step = steps.make_train_step(model, sgd, OBJECTIVE)
+    state = _state(model, sgd)
+    state, first = step(state, batch)
+    state, second = step(state, batch)
+    assert first["loss"] != second["loss"]
+    rewound = state_lib.TrainState(state.params, state.opt_state, jnp.int32(0), state.rng)
+    assert step(rewound, batch)[1]["loss"] == first["loss"]
+
+
+def test_seeds_give_other_weights() -> None:
+    model, sgd = _model(), optax.sgd(0.1)
+    kernels = [_state(model, sgd, s).params["classifier"]["logits"]["kernel"] for s in (0, 0, 1)]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[0], kernels[2])
+
+
+def test_training_learns_a_plain_rule() -> None:
+    model = _model(num_outputs=1)
+    optimizer = optim.build(config.Optimizer(learning_rate=1e-2), 300)
+    objective = steps.Objective(loss="l1")
+    step = jax.jit(steps.make_train_step(model, optimizer, objective))
+    batch = random_batch(size=64)
+    batch["score"] = batch["audio"][:, 0, 0]
+    state = state_lib.initialize(model, optimizer, batch, jnp.uint32(0))
+    first = None
+    for _ in range(300):
+        state, result = step(state, batch)
+        first = first or float(result["loss"])
+    assert float(result["mae"]) < 0.2 * first
+
+
+def test_schedules() -> None:
+    def rates(**fields: Any) -> list[float]:
+        rate = optim.schedule(config.Optimizer(learning_rate=1.0, **fields), 100)
+        return [float(rate(step)) for step in (0, 5, 10, 55, 100)]
+
+    assert rates() == [1.0] * 5
+    np.testing.assert_allclose(
+        rates(warmup_steps=10, schedule="linear"), [0, 0.5, 1, 0.5, 0], atol=1e-6
+    )
+    np.testing.assert_allclose(
+        rates(warmup_steps=10, schedule="cosine"), [0, 0.5, 1, 0.5, 0], atol=1e-6
+    )
+
+
+def test_frozen_parameters_stay_under_weight_decay() -> None:
+    chosen = config.Optimizer(name="adamw", weight_decay=0.1)
+    params = {"encoders_text": {"kernel": jnp.ones(3)}, "classifier": {"kernel": jnp.ones(3)}}
+    optimizer = optim.build(chosen, 10, frozen=("encoders_text",))
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert not updates["encoders_text"]["kernel"].any()
+    assert updates["classifier"]["kernel"].all()
+
+
+def test_weight_decay_spares_biases_and_norms() -> None:
+    chosen = config.Optimizer(name="adamw", weight_decay=0.1)
+    params = {"a": {"kernel": jnp.ones(3), "bias": jnp.ones(3), "scale": jnp.ones(3)}}
+    optimizer = optim.build(chosen, 10)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    assert updates["a"]["kernel"].all()
+    assert not updates["a"]["bias"].any()
+    assert not updates["a"]["scale"].any()
+
+
+def test_mesh_and_batch_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(UserError, match=r"config.mesh.data=3 .*devices"):
+        sharding.build_mesh(config.Mesh(data=3, model=5))
