@@ -43,9 +43,12 @@ def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.Conf
     """
     if name == "quick":
         config.data.size = "quick"
-        config.model.encoder.update(width=32, num_layers=1, num_heads=4, hidden=64)
+        config.model.encoder.update(
+            width=32, num_layers=1, num_heads=4, hidden=64, dropout=0.3
+        )
         config.optimizer.learning_rate = 2e-3
-        config.training.update(batch_size=50, epochs=12, patience=4)
+        config.model.classifier.dropout = 0.3
+        config.training.update(batch_size=50, epochs=12, patience=3)
     elif name:
         raise ValueError(f"there is no variant {name!r} of this config: use :quick or none.")
     return config

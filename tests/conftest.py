@@ -23,6 +23,21 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests compile the same few programs over and over, here and in child processes."""
+    import jax
+
+    directory = str(tmp_path_factory.mktemp("xla"))
+    for name, value in (
+        ("jax_compilation_cache_dir", directory),
+        ("jax_persistent_cache_min_compile_time_secs", 0.0),
+        ("jax_persistent_cache_min_entry_size_bytes", -1),
+    ):
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
+
+
 def features(count: int = 100, seed: int = 0) -> dict[str, Any]:
     """Arrays of a features file with a sequence, a single vector and a table of vectors.
 

@@ -33,7 +33,7 @@ from msa_jax.data.schema import SPLITS, Utterance
 
 CHANNELS = {"text": 300, "audio": 74, "vision": 35}
 SIZES = {
-    "quick": {"train": 3000, "valid": 800, "test": 1500},
+    "quick": {"train": 5000, "valid": 1000, "test": 2000},
     "full": {"train": 16326, "valid": 1871, "test": 4659},
 }
 VERSION = "1.0.0"
