@@ -235,7 +235,7 @@ def test_evaluation_needs_the_directory_alone(write_features: Write, tmp_path: P
     report = json.loads(out.read_text())
     assert report["metrics"] == pytest.approx(results["splits"]["test"]["metrics"], abs=1e-6)
     assert report["baselines"] == results["splits"]["test"]["baselines"]
-    rows = list(csv.DictReader(predictions.open()))
+    rows = list(csv.DictReader(predictions.read_text().splitlines()))
     assert [row["id"] for row in rows] == features()["id"][80:].tolist()
     hits = [row["label"] == row["prediction"] for row in rows]
     assert np.mean(hits) == pytest.approx(report["metrics"]["accuracy"])

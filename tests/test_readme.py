@@ -1,0 +1,60 @@
+"""What the README shows is so."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import jax
+import pytest
+
+from msa_jax import models
+from tests.conftest import random_batch
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def _block(language: str, containing: str) -> str:
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    (found,) = [text for kind, text in blocks if kind == language and containing in text]
+    return found
+
+
+def test_the_fusion_model_it_shows_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict = {}
+    exec(compile(_block("python", "class GatedSum"), "README.md", "exec"), names)
+    monkeypatch.setitem(models.FUSIONS, "gated_sum", names["GatedSum"])
+    model = models.build(
+        {"name": "gated_sum", "temperature": 0.5, "encoder": {"width": 8, "num_heads": 2}},
+        modalities=("text", "audio"),
+        num_outputs=3,
+    )
+    batch = random_batch()
+    batch["audio_mask"][0] = False
+    output = model.apply(model.init(jax.random.key(0), batch, False), batch, False)
+    assert output.logits.shape == (6, 3)
+    assert float(output.weights["audio"][0]) == 0.0
+    assert float(output.weights["text"][0]) == pytest.approx(1.0)
+
+
+def test_links_and_paths_exist() -> None:
+    for path in re.findall(r"`((?:configs|scripts|launch|msa_jax|tests)/[\w/.]+)`", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_it_tells_of_every_file_of_the_package() -> None:
+    shown = _block("", "errors.py")
+    for path in (ROOT / "msa_jax").rglob("*.py"):
+        if path.name != "__init__.py":
+            assert path.name in shown or path.stem in shown, f"{path} is not in the README's map"
+
+
+def test_the_slurm_script_prints_what_it_would_run() -> None:
+    script = [str(ROOT / "launch" / "slurm_gpu.sh"), "--config=configs/late.py", "--workdir=a b"]
+    done = subprocess.run(
+        script, env={"DRY_RUN": "1", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == (
+        r"python -m msa_jax.main --config=configs/late.py --workdir=a\ b"
+    )
+    assert subprocess.run(script[:1], env={"PATH": "/usr/bin:/bin"}, check=False).returncode == 2
