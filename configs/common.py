@@ -46,9 +46,9 @@ def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.Conf
         config.model.encoder.update(
             width=32, num_layers=1, num_heads=4, hidden=64, dropout=0.3
         )
-        config.optimizer.learning_rate = 2e-3
+        config.optimizer.update(learning_rate=2e-3, schedule="cosine")
         config.model.classifier.dropout = 0.3
-        config.training.update(batch_size=50, epochs=12, patience=3)
+        config.training.update(batch_size=50, epochs=10)
     elif name:
         raise ValueError(f"there is no variant {name!r} of this config: use :quick or none.")
     return config

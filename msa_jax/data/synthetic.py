@@ -39,7 +39,7 @@ SIZES = {
 VERSION = "1.0.0"
 
 IRONY = 0.35
-LATENT = 24
+LATENT = 12
 TEXT_BEARING = 0.5
 CUE = {"text": 1.2, "audio": 0.22, "vision": 0.15}
 TONE = 0.6
