@@ -26,7 +26,7 @@ class Data:
         `~/tensorflow_datasets`).
       modalities: the modalities to use, in the order in which they are joined.
       split_column: the column of the features file that holds train, valid or test.
-      size: of the synthetic dataset: quick (5,000/1,000/2,000) or full (MOSEI's 16,326/1,871/4,659).
+      size: of the synthetic dataset: quick (5,000 + 1,000 + 2,000) or full (MOSEI's sizes).
       seed: of the synthetic dataset's generator. The dataset is not part of a run's randomness.
       max_length: frames kept of a modality's sequence, from its start; the field uses 50.
       normalize: z-score each column with statistics of the train split.
