@@ -195,7 +195,9 @@ def digest(path: str) -> str:
 
 def _load(path: str) -> Mapping[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves a file that is no archive open.
+        with Path(path).open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise UserError(f"{path} is a single array: expected an .npz of named arrays.")
             return {name: archive[name] for name in archive.files}
