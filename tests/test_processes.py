@@ -43,7 +43,7 @@ def run(arguments: list[str], devices: int = 1) -> str:
 def test_killed_at_any_step_ends_with_the_same_bits(
     write_features: Callable[..., str], tmp_path: Path
 ) -> None:
-    path, epochs = write_features(), "--config.training.epochs=150"
+    path, epochs = write_features(), "--config.training.epochs=40"
     run(command(path, tmp_path / "whole", epochs))
     killed = tmp_path / "killed"
     history = killed / "metrics.jsonl"
