@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 
 from msa_jax.config import Data
 from msa_jax.data import features_npz, synthetic
@@ -128,20 +129,22 @@ def prepare(data: Data) -> tfds.core.DatasetBuilder:
         "data_dir": os.path.expanduser(data.dir) if data.dir else None,
         "file_format": tfds.core.FileFormat.ARRAY_RECORD,
     }
-    builder: tfds.core.DatasetBuilder
+    with _quiet():
+        builder = _source(data, options)
+        builder.download_and_prepare()
+    return builder
+
+
+def _source(data: Data, options: dict[str, Any]) -> tfds.core.DatasetBuilder:
     if data.path:
         stem = re.sub(r"[^A-Za-z0-9_]", "_", Path(data.path).stem)
         name = f"{stem}-{features_npz.digest(data.path)}-{data.split_column}"
         npz = FeaturesNpzConfig(name=name, path=data.path, split_column=data.split_column)
-        builder = FeaturesNpz(config=npz, **options)
-    else:
-        name = f"{data.size}-seed{data.seed}"
-        known = name in SyntheticMosei.builder_configs
-        config = SyntheticConfig(name=name, size=data.size, seed=data.seed)
-        builder = SyntheticMosei(config=name if known else config, **options)
-    with _progress_on_terminals_only():
-        builder.download_and_prepare()
-    return builder
+        return FeaturesNpz(config=npz, **options)
+    name = f"{data.size}-seed{data.seed}"
+    known = name in SyntheticMosei.builder_configs
+    config = SyntheticConfig(name=name, size=data.size, seed=data.seed)
+    return SyntheticMosei(config=name if known else config, **options)
 
 
 def fingerprint(builder: tfds.core.DatasetBuilder) -> str:
@@ -150,10 +153,16 @@ def fingerprint(builder: tfds.core.DatasetBuilder) -> str:
 
 
 @contextlib.contextmanager
-def _progress_on_terminals_only() -> Iterator[None]:
-    if sys.stderr.isatty():
-        yield
-        return
-    with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink):
-        tfds.disable_progress_bar()
-        yield
+def _quiet() -> Iterator[None]:
+    """Keeps TFDS's progress bars for terminals, and its remarks on custom configs to itself."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        if sys.stderr.isatty():
+            yield
+        else:
+            with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink):
+                tfds.disable_progress_bar()
+                yield
+    finally:
+        logging.set_verbosity(verbosity)
