@@ -92,3 +92,13 @@ def test_help_needs_no_heavy_import() -> None:
     shown = subprocess.run(command, cwd=ROOT, timeout=60, capture_output=True, text=True)
     assert "--workdir" in shown.stdout
     assert "--config" in shown.stdout
+
+
+def test_a_misspelt_flag_ends_with_one_line() -> None:
+    command = [sys.executable, "-m", "msa_jax.main", "--config=configs/early.py", "--workdir=x"]
+    command.append("--config.optimizer.learning_rte=1")
+    shown = subprocess.run(command, cwd=ROOT, timeout=60, capture_output=True, text=True)
+    assert shown.returncode == 1
+    assert "learning_rte" in shown.stderr
+    assert "learning_rate" in shown.stderr
+    assert "Traceback" not in shown.stderr

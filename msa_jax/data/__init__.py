@@ -2,5 +2,7 @@
 
 import os
 
-# TensorFlow greets everyone who imports it; its warnings and errors still show.
+# TensorFlow greets everyone who imports it; its warnings and errors still show. It only moves data
+# here, and oneDNN's greeting goes with oneDNN alone.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
