@@ -34,10 +34,10 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(f"error: {error}")
 
 
-def parse_flags(argv: Sequence[str]) -> Sequence[str]:
+def parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; a field that the config does not have ends with one line, not a traceback."""
     try:
-        rest: Sequence[str] = app.parse_flags_with_usage(argv)
+        rest: list[str] = app.parse_flags_with_usage(argv)
     except AttributeError as error:  # how ml_collections refuses an unknown field
         message = str(error).replace("\\n", " ").replace("\\'", "'").strip("'")
         sys.exit(f"error: a --config flag names an unknown field: {message}")
