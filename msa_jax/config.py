@@ -148,6 +148,8 @@ class Config:
 
 
 _AT_LEAST = {
+    "seed": 0,
+    "data.seed": 0,
     "data.max_length": 1,
     "task.unimodal_weight": 0,
     "optimizer.learning_rate": 0,

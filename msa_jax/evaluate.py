@@ -132,6 +132,11 @@ def evaluate(
         )
         builder = builders.prepare(data)
         rows = store.load(builder, split, config.data.modalities, config.data.max_length)
+        if not data_path and rows.fingerprint != schema.fingerprint:
+            raise UserError(
+                f"{workdir} was trained on {schema.fingerprint}, its data are now "
+                f"{rows.fingerprint}. Restore them, or name others with --data_path."
+            )
         _check_channels(rows, schema)
         rows = Normalization.from_json(saved["normalization"]).apply(rows)
         described = system.build(config)

@@ -71,9 +71,8 @@ class _Run:
         train = data.splits["train"]
         self._system = system.build(config, train.scores)
         per_epoch = -(-len(train) // config.training.batch_size)
-        self._interval = -(-per_epoch // config.training.evaluations_per_epoch)
-        evaluations = config.training.epochs * config.training.evaluations_per_epoch
-        self._last_step = evaluations * self._interval
+        self._interval = max(1, per_epoch // config.training.evaluations_per_epoch)
+        self._last_step = config.training.epochs * per_epoch
         frozen = system.frozen_parameters(config)
         self._optimizer = optim.build(config.optimizer, self._last_step, frozen)
         self._baselines = metrics.fit_baselines(self._system.task, train.scores)
@@ -122,10 +121,11 @@ class _Run:
                         for name in done[0]
                     }
                     elapsed = time.perf_counter() - began
-                    step += self._interval
+                    step += len(done)
                     self._check_finite(trained["loss"], step)
                     valid = self._evaluate("valid", eval_step, state.params, step).metrics()
-                    rate = self._interval * self._config.training.batch_size / elapsed
+                    self._check_finite(valid["loss"], step)
+                    rate = len(done) * self._config.training.batch_size / elapsed
                     history.append(
                         {
                             "step": step,
@@ -206,7 +206,7 @@ class _Run:
     def _check_finite(self, loss: float, step: int) -> None:
         if not math.isfinite(loss):
             raise DivergedError(
-                f"the training loss is {loss} between steps {step - self._interval} and {step}. "
+                f"the loss is {loss} at step {step}. "
                 "Lower config.optimizer.learning_rate or set config.optimizer.clip_norm; the last "
                 f"good checkpoint stays in {self._run.checkpoints}."
             )

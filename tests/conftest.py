@@ -1,7 +1,9 @@
 """Small data and small configs for all tests."""
 
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,18 @@ import pytest
 
 # TensorFlow's and TFDS's own deprecations are not ours to mend; set here, before their import.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+# TFDS reads it once, at import: nothing of the tests may land in the user's own data.
+os.environ["TFDS_DATA_DIR"] = tempfile.mkdtemp(prefix="msa_jax_tests_")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 CHANNELS = {"text": 5, "audio": 3, "vision": 4}
 
 
 @pytest.fixture(scope="session", autouse=True)
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared datasets of the whole session."""
-    directory = tmp_path_factory.mktemp("tfds")
-    os.environ["TFDS_DATA_DIR"] = str(directory)
-    return directory
+def data_dir() -> Iterator[None]:
+    """Removes the session's prepared datasets."""
+    yield
+    shutil.rmtree(os.environ["TFDS_DATA_DIR"])
 
 
 @pytest.fixture(scope="session", autouse=True)

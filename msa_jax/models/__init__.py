@@ -56,7 +56,7 @@ def build(
     encoder = _fields(Encoder, fields.pop("encoder", {}), "model.encoder.")
     classifier = _fields(Classifier, fields.pop("classifier", {}), "model.classifier.")
     own = _fields(known[name], fields, "model.", also=("name", "encoder", "classifier"))
-    _check_heads(encoder, own)
+    _check_heads(encoder, own, known[name])
     encoders = {m: Encoder(**encoder, dtype=compute) for m in modalities}
 
     def classify() -> Classifier:
@@ -81,11 +81,11 @@ def _fields(
     return check_fields({**hints, **dict.fromkeys(also, object)}, values, path)
 
 
-def _check_heads(encoder: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+def _check_heads(encoder: Mapping[str, Any], own: Mapping[str, Any], known: Any) -> None:
     width = encoder.get("width", Encoder.width)
     for path, heads in (
         ("encoder.num_heads", encoder.get("num_heads", Encoder.num_heads)),
-        ("num_heads", own.get("num_heads", 1)),
+        ("num_heads", own.get("num_heads", getattr(known, "num_heads", 1))),
     ):
         if heads < 1 or width % heads:
             raise UserError(
