@@ -7,6 +7,7 @@ field, so a flag can never leave a stale value behind.
 """
 
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -54,7 +55,8 @@ class Task:
         right_closed is (-1, 1], as its figures suggest.
       loss: auto is cross_entropy for classes and l1 for regression.
       class_weights: balanced weighs each class by the inverse of its share in the train split.
-      unimodal_weight: weight of the unimodal classifiers' mean loss, for models that have them.
+      unimodal_weight: weight of the sum of the unimodal classifiers' losses, for models that have
+        them.
     """
 
     kind: Literal["three_class", "seven_class", "regression"] = "three_class"
@@ -72,7 +74,8 @@ class Optimizer:
       warmup_steps: steps of linear warm-up from 0 to `learning_rate`.
       schedule: what follows the warm-up, down to 0 at the last step for linear and cosine.
       weight_decay: decoupled, on matrices alone; must be 0 for adam.
-      clip_norm: largest global norm of the gradients; 0 leaves them alone.
+      clip_norm: largest norm of the gradients, over all parameters that are trained together; 0
+        leaves them alone.
     """
 
     name: Literal["adam", "adamw"] = "adam"
@@ -91,7 +94,8 @@ class Training:
       batch_size: examples a step, over all devices and processes.
       accumulate: equal parts a batch is split into, one after the other, to save memory.
       eval_batch_size: examples an evaluation step.
-      epochs: passes over the train split.
+      epochs: passes over the train split, each of ceil(N / batch_size) steps; the last batch of a
+        pass is filled with the first examples of the next.
       evaluations_per_epoch: evaluations on the validation split, each followed by a checkpoint.
       patience: evaluations without improvement before the run stops; 0 never stops early.
       selection: validation metric that chooses the checkpoint: loss, or a key of results.json.
@@ -147,6 +151,7 @@ class Config:
     mesh: Mesh = Mesh()
 
 
+# Least and greatest legal value by field, and of any model's own fields by their last name.
 _AT_LEAST = {
     "seed": 0,
     "data.seed": 0,
@@ -162,6 +167,20 @@ _AT_LEAST = {
     "training.epochs": 1,
     "training.evaluations_per_epoch": 1,
     "training.patience": 0,
+    "width": 1,
+    "hidden": 1,
+    "num_layers": 0,
+    "num_heads": 1,
+    "dropout": 0,
+    "attention_dropout": 0,
+    "input_dropout": 0,
+}
+_AT_MOST = {
+    "seed": 2**32 - 1,
+    "data.seed": 2**32 - 1,
+    "dropout": 0.99,
+    "attention_dropout": 0.99,
+    "input_dropout": 0.99,
 }
 
 
@@ -184,6 +203,8 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def resolve(mapping: Any) -> Config:
     """Checks a `ConfigDict`, or any nested mapping, and returns it as a frozen `Config`.
+
+    Paths become absolute, so that the config recorded with a run means the same from anywhere.
 
     Raises:
       UserError: on an unknown field (with the nearest right name), a value of the wrong type or
@@ -216,7 +237,17 @@ def resolve(mapping: Any) -> Config:
         )
     if config.init.freeze and not config.init.encoders:
         raise UserError("config.init.freeze needs config.init.encoders: nothing to keep frozen.")
-    return config
+    data = dataclasses.replace(
+        config.data, path=_absolute(config.data.path), dir=_absolute(config.data.dir)
+    )
+    encoders = tuple(_absolute(workdir) for workdir in config.init.encoders)
+    init = dataclasses.replace(config.init, encoders=encoders)
+    return dataclasses.replace(config, data=data, init=init)
+
+
+def _absolute(path: str) -> str:
+    """`path` as it will mean the same from any directory; buckets and empty paths as they are."""
+    return path if not path or "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -273,6 +304,8 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         item = typing.get_args(hint)[0]
         if not isinstance(value, list | tuple) or not all(isinstance(v, item) for v in value):
             raise UserError(f"config.{path}={value!r}: expected a list of {item.__name__}.")
+        for part in value:
+            _check_range(part, path)
         return tuple(value)
     if origin is not None and issubclass(origin, Mapping):
         return types.MappingProxyType(dict(value))
@@ -280,6 +313,14 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         value = float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise UserError(f"config.{path}={value!r}: expected {hint.__name__}.")
-    if path in _AT_LEAST and not value >= _AT_LEAST[path]:
-        raise UserError(f"config.{path}={value!r}: expected at least {_AT_LEAST[path]}.")
+    _check_range(value, path)
     return value
+
+
+def _check_range(value: Any, path: str) -> None:
+    name = path.rpartition(".")[2] if path.startswith("model.") else path
+    least, most = _AT_LEAST.get(name), _AT_MOST.get(name)
+    if least is not None and not value >= least:
+        raise UserError(f"config.{path}={value!r}: expected at least {least}.")
+    if most is not None and not value <= most:
+        raise UserError(f"config.{path}={value!r}: expected at most {most}.")

@@ -46,8 +46,8 @@ class Evaluation:
         return {**metrics.of_outputs(self.task, self.split.scores, outputs), "loss": loss}
 
     def report(self) -> dict[str, Any]:
-        """`n`, `metrics`, their 95 % `intervals` over videos, the trivial `baselines`, and the mean
-        weight of each modality where the model weighs them.
+        """`n`, `data` (frames, cuts, repairs), `metrics`, their 95 % `intervals` over videos, the
+        trivial `baselines`, and the mean weight of each modality where the model weighs them.
         """
         scores, outputs = self.split.scores, np.asarray(self.predictions.outputs)
         intervals = metrics.bootstrap(
@@ -57,6 +57,7 @@ class Evaluation:
         weights = {m: float(np.mean(w)) for m, w in self.predictions.weights.items()}
         return {
             "n": len(self.split),
+            "data": self.split.summary()["modalities"],
             "metrics": self.metrics(),
             "intervals": intervals,
             "baselines": metrics.of_baselines(self.task, self.baselines, scores),
@@ -92,13 +93,13 @@ def predict(
 
 
 def eval_feed(
-    split: store.Split, task: Task, schema: FeatureSchema, batch_size: int, mesh: Mesh
+    split: store.Split, task: Task, lengths: Mapping[str, int], batch_size: int, mesh: Mesh
 ) -> Iterator[dict[str, jax.Array]]:
-    """A split's batches on the devices of `mesh`."""
+    """A split's batches, padded to `lengths`, on the devices of `mesh`."""
     batches = pipeline.eval_batches(
         split,
         task,
-        lengths=schema.lengths,
+        lengths=lengths,
         batch_size=batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -115,7 +116,8 @@ def evaluate(
       workdir: of the run.
       split: train, valid or test.
       data_path: a features file to use in place of the run's own data.
-      data_dir: where prepared datasets live, if not where the run had them.
+      data_dir: where prepared datasets live, if not where the run had them. The run's own data are
+        found there by name, so that the file they came from is not needed any more.
 
     Raises:
       UserError: if there is no checkpoint, no such split, or the data do not fit the checkpoint.
@@ -130,8 +132,10 @@ def evaluate(
         data = dataclasses.replace(
             config.data, path=data_path or config.data.path, dir=data_dir or config.data.dir
         )
-        builder = builders.prepare(data)
-        rows = store.load(builder, split, config.data.modalities, config.data.max_length)
+        builder = None if data_path else builders.open_prepared(schema.fingerprint, data.dir)
+        rows = store.load(
+            builder or builders.prepare(data), split, config.data.modalities, config.data.max_length
+        )
         if not data_path and rows.fingerprint != schema.fingerprint:
             raise UserError(
                 f"{workdir} was trained on {schema.fingerprint}, its data are now "
@@ -148,7 +152,7 @@ def evaluate(
             )
             parts = mesh.shape["data"]
             batch_size = -(-config.training.eval_batch_size // parts) * parts
-            batches = eval_feed(rows, described.task, schema, batch_size, mesh)
+            batches = eval_feed(rows, described.task, rows.longest, batch_size, mesh)
             predictions = predict(eval_step, params, batches, len(rows))
     return Evaluation(
         step=step,
@@ -164,11 +168,7 @@ def _abstract_params(described: system.System, schema: FeatureSchema, mesh: Mesh
     shapes = jax.eval_shape(
         lambda key, batch: described.model.init(key, batch, train=False), jax.random.key(0), batch
     )["params"]
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        shapes,
-        sharding.of_state(shapes, mesh),
-    )
+    return sharding.abstract(shapes, sharding.of_state(shapes, mesh))
 
 
 def _check_channels(split: store.Split, schema: FeatureSchema) -> None:

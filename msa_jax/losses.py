@@ -27,8 +27,9 @@ def per_example(logits: jax.Array, batch: Any, kind: str) -> jax.Array:
 def example_losses(output: Any, batch: Any, kind: str, unimodal_weight: float) -> jax.Array:
     """The whole loss [B] of a model's `Output`, without its `aux_loss`.
 
-    The logits' own loss (none where they are a vote), plus `unimodal_weight` times the mean loss of
-    the unimodal classifiers whose modality the example has.
+    The logits' own loss (none where they are a vote), plus `unimodal_weight` times the sum of the
+    losses of the unimodal classifiers whose modality the example has. A sum: what one classifier
+    learns then depends on no other modality.
     """
     total = jnp.zeros(output.logits.shape[0])
     if not output.voted:
@@ -36,8 +37,7 @@ def example_losses(output: Any, batch: Any, kind: str, unimodal_weight: float) -
     if output.unimodal:
         present = jnp.stack([output.present[m] for m in output.unimodal])
         each = jnp.stack([per_example(x, batch, kind) for x in output.unimodal.values()])
-        count = jnp.maximum(present.sum(axis=0), 1)
-        total += unimodal_weight * jnp.where(present, each, 0.0).sum(axis=0) / count
+        total += unimodal_weight * jnp.where(present, each, 0.0).sum(axis=0)
     return total
 
 

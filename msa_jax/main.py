@@ -35,13 +35,23 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses flags; a field that the config does not have ends with one line, not a traceback."""
+    """Parses flags; a wrong one ends with one line, not a traceback."""
     try:
-        rest: list[str] = app.parse_flags_with_usage(argv)
+        rest: list[str] = flags.FLAGS(argv)
+        if _CONFIG.value is not None:
+            _ = _CONFIG.value.to_dict  # a file that could not be loaded says so when it is used
     except AttributeError as error:  # how ml_collections refuses an unknown field
         message = str(error).replace("\\n", " ").replace("\\'", "'").strip("'")
         sys.exit(f"error: a --config flag names an unknown field: {message}")
+    except (OSError, flags.Error) as error:  # a config file that is not there, or refuses
+        sys.exit(f"error: {_gist(str(error))}")
     return rest
+
+
+def _gist(message: str) -> str:
+    """Of a message with a traceback in it, the last line, which tells what happened."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return lines[-1]
 
 
 def run() -> None:

@@ -1,5 +1,7 @@
 """The optimiser and its learning-rate schedule."""
 
+from collections.abc import Callable, Mapping
+
 import jax
 import optax
 
@@ -21,14 +23,19 @@ def schedule(config: Optimizer, total_steps: int) -> optax.Schedule:
 
 
 def build(
-    config: Optimizer, total_steps: int, frozen: tuple[str, ...] = ()
+    config: Optimizer,
+    total_steps: int,
+    frozen: tuple[str, ...] = (),
+    independent: Mapping[str, str] | None = None,
 ) -> optax.GradientTransformation:
-    """Clipping by global norm, then Adam or AdamW.
+    """Clipping by norm, then Adam or AdamW.
 
     Args:
       config: see `msa_jax.config.Optimizer`.
       total_steps: of the run, for the schedule.
       frozen: first keys of the parameters that get no update (and no weight decay).
+      independent: `{first key of the parameters: group}` where parts of a model are trained apart:
+        each group's gradients have a norm of their own. None is one norm over all.
     """
     rate = schedule(config, total_steps)
     if config.name == "adam":
@@ -36,17 +43,27 @@ def build(
     else:
         optimizer = optax.adamw(rate, weight_decay=config.weight_decay, mask=_matrices)
     if config.clip_norm:
-        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+        clip = optax.clip_by_global_norm(config.clip_norm)
+        if independent:
+            clip = optax.partition(dict.fromkeys(independent.values(), clip), _labels(independent))
+        optimizer = optax.chain(clip, optimizer)
     if not frozen:
         return optimizer
+    labels = _labels(dict.fromkeys(frozen, "frozen"), default="trained")
+    return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
+
+
+def _labels(groups: Mapping[str, str], default: str = "") -> Callable[[optax.Params], optax.Params]:
+    """What `optax.partition` asks for: the group of every leaf, known from its first key."""
 
     def label(params: optax.Params) -> optax.Params:
+        named = {name: groups.get(name, default) for name in params}
         return {
-            name: jax.tree.map(lambda _, n=name: "frozen" if n in frozen else "trained", tree)
+            name: jax.tree.map(lambda _, group=named[name]: group, tree)
             for name, tree in params.items()
         }
 
-    return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, label)
+    return label
 
 
 def _matrices(params: optax.Params) -> optax.Params:

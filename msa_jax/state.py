@@ -46,11 +46,7 @@ def abstract(
     shapes = jax.eval_shape(
         lambda batch, seed: initialize(model, optimizer, batch, seed), batch, jnp.uint32(0)
     )
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        shapes,
-        sharding.of_state(shapes, mesh),
-    )
+    return sharding.abstract(shapes, sharding.of_state(shapes, mesh))
 
 
 def create(

@@ -61,46 +61,47 @@ def make_train_step(
 
     Returns:
       A step whose metrics are float32 scalars: `loss`, `grad_norm`, and `accuracy` or `mae`. They
-      are those of the forward pass that the update took, dropout included.
+      are those of the forward pass that the update took, dropout included; but for `grad_norm`
+      they leave class weights and `aux_loss` out, as evaluation does.
     """
     plain_metric = "accuracy" if objective.loss == "cross_entropy" else "mae"
 
     def loss_of(
-        params: Any, part: Batch, weights: jax.Array, rng: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+        params: Any, part: Batch, weights: jax.Array, shares: jax.Array, rng: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         output = _apply(model, params, part, train=True, rngs={"dropout": rng})
         each = losses.example_losses(output, part, objective.loss, objective.unimodal_weight)
-        loss = jnp.sum(weights * each) + output.aux_loss / accumulate
         if plain_metric == "accuracy":
             plain = output.logits.argmax(axis=-1) == part["label"]
         else:
             plain = jnp.abs(output.score - part["score"])
-        return loss, jnp.sum(weights * plain)
+        loss = jnp.sum(weights * each) + output.aux_loss / accumulate
+        return loss, {"loss": jnp.sum(shares * each), plain_metric: jnp.sum(shares * plain)}
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         rng = jax.random.fold_in(state.rng, state.step)
-        weights = losses.example_weights(batch, objective.class_weights)
-        gradient = jax.value_and_grad(loss_of, has_aux=True)
+        rows = (
+            dict(batch),
+            losses.example_weights(batch, objective.class_weights),
+            losses.example_weights(batch, ()),
+        )
+        gradient = jax.grad(loss_of, has_aux=True)
         if accumulate == 1:
-            (loss, plain), grads = gradient(state.params, batch, weights, rng)
+            grads, plain = gradient(state.params, *rows, rng)
         else:
 
             def add(total: Any, part: Any) -> tuple[Any, None]:
-                rows, row_weights, key = part
-                return jax.tree.map(
-                    jnp.add, total, gradient(state.params, rows, row_weights, key)
-                ), None
+                return jax.tree.map(jnp.add, total, gradient(state.params, *part)), None
 
-            parts = jax.tree.map(lambda x: _split_rows(x, accumulate), (dict(batch), weights))
-            zero = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, state.params))
-            ((loss, plain), grads), _ = jax.lax.scan(
-                add, zero, (*parts, jax.random.split(rng, accumulate))
-            )
+            parts = jax.tree.map(lambda x: _split_rows(x, accumulate), rows)
+            zero_metrics = {"loss": jnp.zeros(()), plain_metric: jnp.zeros(())}
+            zero = (jax.tree.map(jnp.zeros_like, state.params), zero_metrics)
+            (grads, plain), _ = jax.lax.scan(add, zero, (*parts, jax.random.split(rng, accumulate)))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = dataclasses.replace(state, params=params, opt_state=opt_state, step=state.step + 1)
         grad_norm = optax.tree.norm(grads)
-        return state, {"loss": loss, "grad_norm": grad_norm, plain_metric: plain}
+        return state, {**plain, "grad_norm": grad_norm}
 
     return train_step
 

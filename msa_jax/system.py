@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from msa_jax import losses, metrics, models
+from msa_jax import losses, metrics, models, sharding
 from msa_jax.checkpoints import Checkpoints, mismatches, named_shapes
 from msa_jax.config import Config
 from msa_jax.data.normalization import Normalization
@@ -20,7 +20,9 @@ from msa_jax.errors import UserError, nearest
 from msa_jax.steps import Objective
 from msa_jax.tasks import Task
 
-ENCODERS = "encoders_"  # models keep modality m's encoder in params["encoders_" + m]
+# Models keep modality m's encoder in params["encoders_" + m], a vote its classifier likewise.
+ENCODERS = "encoders_"
+CLASSIFIERS = "classifiers_"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,7 @@ def build(config: Config, train_scores: np.ndarray | None = None) -> System:
         modalities=config.data.modalities,
         num_outputs=task.num_outputs,
         dtype=config.training.dtype,
+        max_length=config.data.max_length,
         frozen_encoders=config.init.freeze,
     )
     known = ["loss", *metrics.of_outputs(task, np.ones(1), np.ones((1, task.num_outputs)))]
@@ -63,6 +66,11 @@ def build(config: Config, train_scores: np.ndarray | None = None) -> System:
     weights: tuple[float, ...] = ()
     if config.task.class_weights == "balanced" and train_scores is not None:
         weights = losses.balanced_class_weights(task.labels(train_scores), task.num_outputs)
+    if independent_parameters(config) and not config.task.unimodal_weight:
+        raise UserError(
+            f"config.task.unimodal_weight=0 leaves config.model.name={config.model['name']} "
+            "nothing to learn from: its classifiers have no other loss. Use 1."
+        )
     objective = Objective(
         loss=loss, unimodal_weight=config.task.unimodal_weight, class_weights=weights
     )
@@ -85,6 +93,13 @@ def abstract_batch(schema: FeatureSchema, batch_size: int) -> dict[str, jax.Shap
 def frozen_parameters(config: Config) -> tuple[str, ...]:
     """First keys of the parameters that are not trained."""
     return tuple(ENCODERS + m for m in config.data.modalities) if config.init.freeze else ()
+
+
+def independent_parameters(config: Config) -> dict[str, str]:
+    """`{first key: modality}` of the parameters of a vote, whose classifiers train apart."""
+    if config.model["name"] != "late":
+        return {}
+    return {part + m: m for m in config.data.modalities for part in (ENCODERS, CLASSIFIERS)}
 
 
 def with_pretrained_encoders(
@@ -118,11 +133,7 @@ def with_pretrained_encoders(
                     f"config.init.encoders: {workdir} does not fit this model:\n  {lines}\n"
                     "Use the same config.model.encoder and features there and here."
                 )
-            abstract = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
-                wanted,
-            )
-            result |= checkpoints.restore_params(step, abstract)
+            result |= checkpoints.restore_params(step, sharding.abstract(wanted))
             _warn_if_scaled_otherwise(checkpoints.description(step), normalization, mine, workdir)
     missing = [m for m in config.data.modalities if m not in origin]
     if config.init.encoders and missing:

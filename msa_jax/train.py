@@ -14,8 +14,7 @@ from msa_jax import config as config_lib
 from msa_jax import evaluate, metrics, optim, sharding, steps, system
 from msa_jax import state as state_lib
 from msa_jax.checkpoints import Checkpoints
-from msa_jax.data import dataset, feed, pipeline
-from msa_jax.data.schema import FeatureSchema
+from msa_jax.data import builders, dataset, feed, pipeline
 from msa_jax.errors import UserError
 from msa_jax.report import curves, table
 from msa_jax.workdir import Workdir, write_bytes
@@ -43,16 +42,17 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
     resolved = config_lib.resolve(config)
     system.build(resolved)  # refuses a bad model before any file is written
     run = Workdir(workdir)
-    mesh = sharding.build_mesh(resolved.mesh)
-    sharding.check_batch_size("batch_size", resolved.training.batch_size, mesh)
-    sharding.check_batch_size("eval_batch_size", resolved.training.eval_batch_size, mesh)
-    data = dataset.load(resolved.data)
     run.check(resolved)
     finished = run.results()
     if finished:
-        _check_fingerprint(run, finished["dataset"]["fingerprint"], data.schema)
+        _check_data(run, finished["dataset"]["fingerprint"], builders.identify(resolved.data))
         print(f"{run.path} is finished (remove it to train again).\n{table.results(finished)}")
         return finished
+    mesh = sharding.build_mesh(resolved.mesh)
+    training = resolved.training
+    sharding.check_batch_size("batch_size", training.batch_size, mesh, training.accumulate)
+    sharding.check_batch_size("eval_batch_size", training.eval_batch_size, mesh)
+    data = dataset.load(resolved.data)
     with jax.set_mesh(mesh):
         return _Run(resolved, run, data, mesh).train()
 
@@ -73,8 +73,12 @@ class _Run:
         per_epoch = -(-len(train) // config.training.batch_size)
         self._interval = max(1, per_epoch // config.training.evaluations_per_epoch)
         self._last_step = config.training.epochs * per_epoch
-        frozen = system.frozen_parameters(config)
-        self._optimizer = optim.build(config.optimizer, self._last_step, frozen)
+        self._optimizer = optim.build(
+            config.optimizer,
+            self._last_step,
+            frozen=system.frozen_parameters(config),
+            independent=system.independent_parameters(config),
+        )
         self._baselines = metrics.fit_baselines(self._system.task, train.scores)
         self._description = {
             "config": config_lib.to_dict(config),
@@ -85,8 +89,10 @@ class _Run:
     def train(self) -> dict[str, Any]:
         """The loop."""
         selection = self._config.training.selection
+        # What a fresh start may refuse, it refuses before a directory is made.
+        fresh = None if self._run.checkpoints.exists() else self._fresh_state()
         with Checkpoints(self._run.checkpoints, selection=selection) as checkpoints:
-            state = self._initial_state(checkpoints)
+            state = fresh or self._last_state(checkpoints)
             self._run.record(self._config)
             step = int(state.step)
             history = self._run.history(step)
@@ -146,29 +152,41 @@ class _Run:
             writer.close()
             checkpoints.wait()
             best = checkpoints.best_step
-            params = checkpoints.restore_params(best, _abstract(state.params))
+            params = checkpoints.restore_params(best, sharding.abstract(state.params))
             results = self._results(best, eval_step, params, history)
         write_bytes(self._run.path / "curves.png", curves.png(history, self._system.task))
-        self._run.write_results(results)
         print(table.results(results))
-        return results
+        return self._run.write_results(results)
 
-    def _initial_state(self, checkpoints: Checkpoints) -> state_lib.TrainState:
-        batch = system.abstract_batch(self._data.schema, self._config.training.batch_size)
-        model, optimizer = self._system.model, self._optimizer
+    def _last_state(self, checkpoints: Checkpoints) -> state_lib.TrainState:
         latest = checkpoints.latest_step
-        if latest is not None:
-            recorded = checkpoints.description(latest)["schema"]["fingerprint"]
-            _check_fingerprint(self._run, recorded, self._data.schema)
-            abstract = state_lib.abstract(model, optimizer, batch, self._mesh)
-            return checkpoints.restore_state(latest, abstract)
-        state = state_lib.create(model, optimizer, batch, self._config.seed, self._mesh)
-        if self._config.init.encoders:
-            params = system.with_pretrained_encoders(
-                state.params, self._config, self._data.normalization
-            )
-            state = dataclasses.replace(state, params=params)
-        return state
+        if latest is None:
+            return self._fresh_state()
+        recorded = checkpoints.description(latest)
+        self._run.check(self._config, recorded["config"])
+        _check_data(self._run, recorded["schema"]["fingerprint"], self._data.schema.fingerprint)
+        abstract = state_lib.abstract(
+            self._system.model, self._optimizer, self._abstract_batch(), self._mesh
+        )
+        return checkpoints.restore_state(latest, abstract)
+
+    def _fresh_state(self) -> state_lib.TrainState:
+        state = state_lib.create(
+            self._system.model,
+            self._optimizer,
+            self._abstract_batch(),
+            self._config.seed,
+            self._mesh,
+        )
+        if not self._config.init.encoders:
+            return state
+        params = system.with_pretrained_encoders(
+            state.params, self._config, self._data.normalization
+        )
+        return dataclasses.replace(state, params=params)
+
+    def _abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return system.abstract_batch(self._data.schema, self._config.training.batch_size)
 
     def _batches(self, first_step: int) -> Any:
         batches = pipeline.train_batches(
@@ -189,7 +207,11 @@ class _Run:
     ) -> evaluate.Evaluation:
         rows, task = self._data.splits[split], self._system.task
         batches = evaluate.eval_feed(
-            rows, task, self._data.schema, self._config.training.eval_batch_size, self._mesh
+            rows,
+            task,
+            self._data.schema.lengths,
+            self._config.training.eval_batch_size,
+            self._mesh,
         )
         predictions = evaluate.predict(eval_step, params, batches, len(rows))
         return evaluate.Evaluation(
@@ -231,8 +253,10 @@ class _Run:
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
             "selection": f"valid {self._config.training.selection}",
             "step": best,
-            "seconds": history[-1]["seconds"],
-            "examples_per_second": float(np.median([h["examples_per_second"] for h in history])),
+            "seconds": history[-1]["seconds"] if history else math.nan,
+            "examples_per_second": float(
+                np.median([entry["examples_per_second"] for entry in history] or [math.nan])
+            ),
             "splits": {
                 split: self._evaluate(split, eval_step, params, best).report()
                 for split in self._data.splits
@@ -248,15 +272,9 @@ class _Run:
         return metric_writers.SummaryWriter(str(self._run.path))
 
 
-def _abstract(tree: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree
-    )
-
-
-def _check_fingerprint(run: Workdir, recorded: str, schema: FeatureSchema) -> None:
-    if recorded != schema.fingerprint:
+def _check_data(run: Workdir, recorded: str, now: str) -> None:
+    if recorded != now:
         raise UserError(
-            f"{run.path} was trained on {recorded}, config.data now gives {schema.fingerprint}. "
+            f"{run.path} was trained on {recorded}, config.data now gives {now}. "
             "Give the same data to go on with it, or another --workdir."
         )

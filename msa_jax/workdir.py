@@ -3,6 +3,7 @@
 import json
 import math
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -32,15 +33,21 @@ class Workdir:
         if not self._config.exists():
             write_json(self._config, config_lib.to_dict(config))
 
-    def check(self, config: config_lib.Config) -> None:
+    def check(self, config: config_lib.Config, recorded: Mapping[str, Any] | None = None) -> None:
         """Checks that the directory is fresh, or holds a run of `config`.
+
+        Args:
+          config: of the run to come.
+          recorded: what a checkpoint says of the run that lives here; None asks `config.json`.
 
         Raises:
           UserError: if another run lives here; the message names the fields that differ.
         """
-        if not self._config.exists():
-            return
-        differing = config_lib.differences(config_lib.resolve(_read_json(self._config)), config)
+        if recorded is None:
+            if not self._config.exists():
+                return
+            recorded = _read_json(self._config)
+        differing = config_lib.differences(config_lib.resolve(recorded), config)
         if differing:
             lines = "\n  ".join(differing)
             raise UserError(
@@ -53,16 +60,28 @@ class Workdir:
         file = self.path / "results.json"
         return _read_json(file) if file.exists() else None
 
-    def write_results(self, results: dict[str, Any]) -> None:
-        """Marks the run as finished."""
+    def write_results(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Marks the run as finished; returns the results as `results` will read them."""
         write_json(self.path / "results.json", results)
+        plain: dict[str, Any] = _plain(results)
+        return plain
 
     def history(self, last_step: int) -> list[dict[str, Any]]:
-        """The evaluations up to `last_step`; those after it were lost and will be made again."""
+        """The evaluations up to `last_step`; those after it were lost and will be made again.
+
+        Raises:
+          UserError: if the file was damaged.
+        """
         if not self._history.exists():
             return []
-        lines = [json.loads(line) for line in self._history.read_text().splitlines()]
-        return [line for line in lines if line["step"] <= last_step]
+        try:
+            lines = [json.loads(line) for line in self._history.read_text().splitlines()]
+            return [line for line in lines if line["step"] <= last_step]
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{self._history} is damaged: {error}. "
+                "Remove it to go on without the curves so far."
+            ) from error
 
     def write_history(self, lines: list[dict[str, Any]]) -> None:
         """Writes all evaluations so far."""

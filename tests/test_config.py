@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,8 @@ def test_config_files_resolve_and_survive_json() -> None:
         ({"optimizer": {"weight_decay": 0.1}}, ["adamw"]),
         ({"task": {"kind": "regression", "class_weights": "balanced"}}, ["classes"]),
         ({"init": {"freeze": True}}, ["config.init.encoders"]),
+        ({"seed": -1}, ["config.seed=-1", "at least 0"]),
+        ({"seed": 2**32}, ["config.seed=4294967296", "at most"]),
     ],
 )
 def test_refusals_name_the_field(mapping: dict, words: list[str]) -> None:
@@ -52,6 +55,20 @@ def test_differences_name_fields_but_not_places() -> None:
     lines = differences(old, new)
     assert [line.split(":")[0] for line in lines] == ["config.model.name", "config.seed"]
     assert differences(old, old) == []
+
+
+def test_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    config = resolve(
+        {
+            "data": {"path": "a.npz", "dir": "~/data"},
+            "init": {"encoders": ("gs://bucket/run", "../run")},
+        }
+    )
+    assert config.data.path == str(tmp_path / "a.npz")
+    assert config.data.dir == "/home/someone/data"
+    assert config.init.encoders == ("gs://bucket/run", str(tmp_path.parent / "run"))
 
 
 def test_common_shows_every_field() -> None:

@@ -95,6 +95,12 @@ def test_constant_columns_become_zero_and_json_is_exact(write_features: Write) -
         np.testing.assert_array_equal(again.scale[modality], loaded.normalization.scale[modality])
 
 
+def test_small_numbers_are_not_constant(write_features: Write) -> None:
+    audio = features()["audio"] * 1e-7
+    scaled = dataset.load(Data(path=write_features(audio=audio))).splits["train"].sequences["audio"]
+    np.testing.assert_allclose(scaled.frames.std(axis=0), 1.0, rtol=1e-4)
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 64, 1000])
 def test_every_epoch_is_a_permutation_of_its_own(size: int) -> None:
     rows = order.rows(tf.range(3 * size, dtype=tf.int64), size, 3).numpy().reshape(3, size)

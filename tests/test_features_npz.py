@@ -62,6 +62,35 @@ BAD = {
         {"vision_ids": _replaced(features()["vision_ids"], 0, 9)},
         ["vision_ids", "[0, 9)"],
     ),
+    "integers as features": (
+        {"audio": np.zeros((100, 3), np.int32)},
+        ["audio is int32", "floats"],
+    ),
+    "rows of a modality differ": (
+        {"audio": np.zeros((99, 3), np.float32)},
+        ["audio", "(99, 3)", "N = 100"],
+    ),
+    "a modality of one dimension": ({"audio": np.zeros(100, np.float32)}, ["audio", "(100,)"]),
+    "strings as a table": ({"vision_table": np.full((9, 4), "x")}, ["vision_table is <U1"]),
+    "ids without a step": (
+        {"vision_ids": np.zeros((100, 0)), "vision_length": None},
+        ["vision_ids", "float64"],
+    ),
+    "name of a mask": (
+        {"text_mask": np.zeros((100, 6), np.float32)},
+        ["'text_mask' cannot name a modality"],
+    ),
+    "table of no modality": (
+        {"smell_table": np.zeros((3, 2), np.float32)},
+        ["smell_table belongs to no modality"],
+    ),
+    "length as floats": (
+        {"text_length": np.ones(100)},
+        ["text_length must be integers in [0, 6]", "float64"],
+    ),
+    "segment with NaN": ({"segment": np.full(100, np.nan)}, ["segment is float64", "integers"]),
+    "one id": ({"id": np.array("x")}, ["id has shape ()"]),
+    "start as strings": ({"start": np.full(100, "0:30")}, ["start is <U4", "seconds"]),
     "four dimensions": (
         {"audio": np.zeros((100, 1, 2, 3), np.float32)},
         ["audio", "(100, 1, 2, 3)"],
@@ -141,3 +170,30 @@ def test_other_split_columns(write_features: Write) -> None:
     assert store.load(builder, "test", ("audio",), 1).ids[0] == "video0[0]"
     with pytest.raises(UserError, match=r"'split_swappd'.*Did you mean 'split_swapped'"):
         builders.prepare(Data(path=path, split_column="split_swappd"))
+
+
+def test_two_processes_may_prepare_the_same_data(
+    write_features: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data = Data(path=write_features(), dir=str(tmp_path / "prepared"))
+    original = builders.FeaturesNpz.download_and_prepare
+
+    def slower(self: Any, *args: Any, **kwargs: Any) -> None:
+        with monkeypatch.context() as other:
+            other.setattr(builders.FeaturesNpz, "download_and_prepare", original)
+            builders.prepare(data)
+        raise FileExistsError("the other process was faster")
+
+    monkeypatch.setattr(builders.FeaturesNpz, "download_and_prepare", slower)
+    assert len(store.load(builders.prepare(data), "train", ("text",), 10)) == 60
+
+
+def test_prepared_data_need_no_source(write_features: Write) -> None:
+    path = write_features()
+    name = builders.fingerprint(builders.prepare(Data(path=path)))
+    assert name == builders.identify(Data(path=path))
+    Path(path).unlink()
+    found = builders.open_prepared(name, "")
+    assert found is not None
+    assert len(store.load(found, "test", ("audio",), 1)) == 20
+    assert builders.open_prepared("features_npz/other/1.0.0", "") is None

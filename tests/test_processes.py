@@ -74,15 +74,21 @@ def test_killed_at_any_step_ends_with_the_same_bits(
 def test_eight_devices_give_the_losses_of_one(
     write_features: Callable[..., str], tmp_path: Path
 ) -> None:
-    path, histories = write_features(), []
-    for devices in (1, 8):
-        workdir = tmp_path / str(devices)
-        run(command(path, workdir, "--config.training.epochs=4"), devices)
+    path, histories, predictions = write_features(), [], []
+    for devices, flags in ((1, ()), (8, ()), (8, ("--config.mesh.model=2",))):
+        workdir = tmp_path / f"{devices}{len(flags)}"
+        run(command(path, workdir, "--config.training.epochs=4", *flags), devices)
         lines = (workdir / "metrics.jsonl").read_text().splitlines()
         histories.append([json.loads(line) for line in lines])
-    for name in ("train_loss", "valid_loss", "train_accuracy", "valid_accuracy"):
-        one, eight = ([entry[name] for entry in history] for history in histories)
-        np.testing.assert_allclose(one, eight, rtol=1e-5, err_msg=name)
+        out = tmp_path / f"{workdir.name}.csv"
+        run([sys.executable, "scripts/evaluate.py", f"--workdir={workdir}", f"--predictions={out}"])
+        rows = [line.split(",") for line in out.read_text().splitlines()[1:]]
+        predictions.append(np.array([row[3:] for row in rows], float))
+    for other in (1, 2):
+        for name in ("train_loss", "valid_loss", "train_accuracy", "valid_accuracy"):
+            one, many = ([entry[name] for entry in histories[i]] for i in (0, other))
+            np.testing.assert_allclose(one, many, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(predictions[0], predictions[other], atol=1e-5)
 
 
 def test_wrong_commands_end_with_one_clear_line(

@@ -109,8 +109,9 @@ def test_another_config_or_other_data_are_refused(write_features: Write, tmp_pat
     [
         ({"training.selection": "acuracy"}, "'acuracy' is no metric.*Did you mean 'accuracy'"),
         ({"data.modalities": ("text", "smell")}, "no modality 'smell'"),
-        ({"data.path": "nowhere.npz"}, "cannot read nowhere.npz"),
+        ({"data.path": "nowhere.npz"}, "cannot read .*nowhere.npz"),
         ({"init.encoders": ("nowhere",)}, "nowhere.* does not exist"),
+        ({"training.accumulate": 3, "training.batch_size": 8}, "not a multiple"),
     ],
 )
 def test_bad_requests_write_nothing(
@@ -119,7 +120,7 @@ def test_bad_requests_write_nothing(
     config = tiny_config("early", write_features(), **overrides)
     with pytest.raises(UserError, match=words):
         train.train_and_evaluate(config, str(tmp_path / "run"))
-    assert not (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_same_seed_same_bits_other_seed_other_run(write_features: Write, tmp_path: Path) -> None:
@@ -246,6 +247,59 @@ def test_evaluation_needs_the_directory_alone(write_features: Write, tmp_path: P
         assert max(probabilities, key=probabilities.__getitem__) == row["prediction"]
         weights = [float(row[f"weight_{m}"]) for m in ("text", "audio", "vision")]
         assert sum(weights) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_run_goes_on_without_its_small_files(write_features: Write, tmp_path: Path) -> None:
+    path, workdir = write_features(), tmp_path / "run"
+    expected = train.train_and_evaluate(tiny_config("early", path), str(workdir))
+    (workdir / "results.json").unlink()
+    (workdir / "config.json").unlink()
+    with pytest.raises(UserError, match=r"config.seed: 0 there, 1 now"):
+        train.train_and_evaluate(tiny_config("early", path, seed=1), str(workdir))
+    (workdir / "metrics.jsonl").write_text('{"step": ')
+    with pytest.raises(UserError, match=r"metrics.jsonl is damaged"):
+        train.train_and_evaluate(tiny_config("early", path), str(workdir))
+    (workdir / "metrics.jsonl").unlink()
+    again = train.train_and_evaluate(tiny_config("early", path), str(workdir))
+    assert again["splits"] == expected["splits"]
+    assert json.loads((workdir / "results.json").read_text())["seconds"] is None
+
+
+def test_a_finished_run_needs_neither_data_nor_devices(
+    write_features: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, workdir = write_features(), tmp_path / "run"
+    expected = train.train_and_evaluate(tiny_config("early", path), str(workdir))
+    monkeypatch.setattr(train.dataset, "load", None)
+    monkeypatch.setattr(train.sharding, "build_mesh", None)
+    again = train.train_and_evaluate(tiny_config("early", path), str(workdir))
+    assert again["splits"] == expected["splits"]
+
+
+def test_evaluation_needs_no_source_file(
+    write_features: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(write_features())
+    monkeypatch.chdir(tmp_path)
+    config = tiny_config("text", path.name)
+    results = train.train_and_evaluate(config, str(tmp_path / "run"))
+    monkeypatch.chdir(ROOT)
+    path.unlink()
+    report = evaluate(str(tmp_path / "run")).report()
+    assert report["metrics"] == pytest.approx(results["splits"]["test"]["metrics"], abs=1e-6)
+    assert report["data"]["text"]["longest"] == 6
+
+
+def test_class_weights_do_not_change_what_is_logged(write_features: Write, tmp_path: Path) -> None:
+    overrides = {"task.class_weights": "balanced", "training.batch_size": 60}
+    overrides |= {"optimizer.learning_rate": 0.0, "training.epochs": 1}
+    no_dropout = {"model.encoder.dropout": 0.0, "model.classifier.dropout": 0.0}
+    config = tiny_config("early", write_features(), **overrides, **no_dropout)
+    train.train_and_evaluate(config, str(tmp_path / "run"))
+    (logged,) = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    shown = evaluate(str(tmp_path / "run"), "train").metrics()
+    assert logged["train_loss"] == pytest.approx(shown["loss"], rel=1e-5)
+    assert logged["train_accuracy"] == pytest.approx(shown["accuracy"])
 
 
 def test_evaluation_on_other_data(write_features: Write, tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
+from etils import epath
 
 from msa_jax.config import Data
 from msa_jax.data import features_npz, synthetic
@@ -122,34 +124,70 @@ class FeaturesNpz(_UtteranceBuilder):
 def prepare(data: Data) -> tfds.core.DatasetBuilder:
     """The prepared dataset that `data` names; prepares it when it is not there yet.
 
+    A dataset that is there is opened without reading its source.
+
     Raises:
       UserError: if the source cannot be read or breaks the schema; nothing is written then.
     """
-    options: dict[str, Any] = {
-        "data_dir": os.path.expanduser(data.dir) if data.dir else None,
-        "file_format": tfds.core.FileFormat.ARRAY_RECORD,
-    }
+    builder_class, config = _source(data)
+    wanted = _name(builder_class, config)
+    prepared = open_prepared(wanted, data.dir)
+    if prepared is not None:
+        return prepared
+    named = config.name if config.name in builder_class.builder_configs else config
     with _quiet():
-        builder = _source(data, options)
-        builder.download_and_prepare()
-    return builder
+        builder = builder_class(
+            config=named,
+            data_dir=os.path.expanduser(data.dir) or None,
+            file_format=tfds.core.FileFormat.ARRAY_RECORD,
+        )
+        try:
+            builder.download_and_prepare()
+        except (OSError, tf.errors.OpError):
+            # Another process may have prepared the same data meanwhile: TFDS then cannot rename.
+            if open_prepared(wanted, data.dir) is None:
+                raise
+    prepared = open_prepared(wanted, data.dir)
+    assert prepared is not None
+    return prepared
 
 
-def _source(data: Data, options: dict[str, Any]) -> tfds.core.DatasetBuilder:
+def open_prepared(fingerprint: str, data_dir: str) -> tfds.core.DatasetBuilder | None:
+    """The prepared dataset of that name in `data_dir` (TFDS's default where empty), if any."""
+    root = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
+    directory = epath.Path(root) / fingerprint
+    if not (directory / "dataset_info.json").exists():
+        return None
+    with _quiet():
+        return tfds.builder_from_directory(directory)
+
+
+def identify(data: Data) -> str:
+    """The fingerprint of the dataset that `data` names, prepared or not.
+
+    Raises:
+      UserError: if it names a file that cannot be read.
+    """
+    return _name(*_source(data))
+
+
+def _source(data: Data) -> tuple[type[tfds.core.DatasetBuilder], tfds.core.BuilderConfig]:
     if data.path:
         stem = re.sub(r"[^A-Za-z0-9_]", "_", Path(data.path).stem)
         name = f"{stem}-{features_npz.digest(data.path)}-{data.split_column}"
         npz = FeaturesNpzConfig(name=name, path=data.path, split_column=data.split_column)
-        return FeaturesNpz(config=npz, **options)
+        return FeaturesNpz, npz
     name = f"{data.size}-seed{data.seed}"
-    known = name in SyntheticMosei.builder_configs
-    config = SyntheticConfig(name=name, size=data.size, seed=data.seed)
-    return SyntheticMosei(config=name if known else config, **options)
+    return SyntheticMosei, SyntheticConfig(name=name, size=data.size, seed=data.seed)
+
+
+def _name(builder: type[tfds.core.DatasetBuilder], config: tfds.core.BuilderConfig) -> str:
+    return f"{builder.name}/{config.name}/{builder.VERSION}"
 
 
 def fingerprint(builder: tfds.core.DatasetBuilder) -> str:
     """Names the prepared dataset: builder, config (which identifies the content) and version."""
-    return f"{builder.name}/{builder.builder_config.name}/{builder.version}"
+    return f"{builder.info.name}/{builder.info.config_name}/{builder.info.version}"
 
 
 @contextlib.contextmanager

@@ -52,16 +52,14 @@ def load(data: Data) -> Dataset:
     schema = FeatureSchema(
         fingerprint=builders.fingerprint(builder),
         channels={m: s.frames.shape[1] for m, s in splits["train"].sequences.items()},
-        lengths={
-            m: max(1, *(int(split.sequences[m].lengths.max()) for split in splits.values()))
-            for m in data.modalities
-        },
+        lengths={m: max(s.longest[m] for s in splits.values()) for m in data.modalities},
     )
     summary = {
         "fingerprint": schema.fingerprint,
         "path": data.path,
         "channels": dict(schema.channels),
         "lengths": dict(schema.lengths),
+        "constant_columns": {m: int((s == 0).sum()) for m, s in fitted.scale.items()},
         "splits": {name: split.summary() for name, split in splits.items()},
     }
     return Dataset(splits=splits, normalization=fitted, schema=schema, summary=summary)

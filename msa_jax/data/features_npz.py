@@ -4,7 +4,8 @@ Per modality either `{modality}` [N, C] (one vector an utterance) or [N, T, C] (
 its first `{modality}_length` [N] steps, all steps where that array is missing), or
 `{modality}_ids` [N, T] with `{modality}_table` [V, C] and `{modality}_length`. Besides: `score` [N]
 in [-3, 3], `split` [N] of train, valid, test, `id` [N], and optionally `video_id`, `segment`,
-`start`, `end`, `transcript` and further `split_*` columns.
+`start`, `end`, `transcript` and further columns, which are not read. Every array of two dimensions
+or more must be a modality's.
 """
 
 import hashlib
@@ -15,8 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from msa_jax.data.schema import RESERVED, SCORE_RANGE, SPLITS, Utterance
+from msa_jax.data.schema import COLUMNS, RESERVED, SCORE_RANGE, SPLITS, Utterance
 from msa_jax.errors import UserError, nearest
+
+_USUAL = ("text", "audio", "vision")
+_SUFFIXES = ("_ids", "_table", "_length")
 
 
 class FeaturesFile:
@@ -43,10 +47,16 @@ class FeaturesFile:
                     f"{path} has no array {name!r} [N]. {nearest(name, self._arrays)} "
                     "See the README, 'Your own data'."
                 )
-        self._ids = self._column("id").astype(str)
+        if self._arrays["id"].ndim != 1:
+            raise UserError(
+                f"{path}: id has shape {self._arrays['id'].shape}: expected [N], a name for each "
+                "utterance."
+            )
+        self._ids = self._arrays["id"].astype(str)
         self._scores = self._checked_scores()
         self._splits = self._checked_splits(split_column)
-        self.channels = {m: self._checked_channels(m) for m in self._modalities()}
+        self._optional = self._checked_optional()
+        self.channels = self._checked_modalities()
         if not self.channels:
             raise UserError(
                 f"{path} holds no modality: expected arrays such as text [N, T, C], audio "
@@ -57,73 +67,92 @@ class FeaturesFile:
 
     def utterances(self, split: str) -> Iterator[Utterance]:
         """The utterances of a split, in the file's order."""
-        video_ids = self._optional("video_id", self._ids).astype(str)
-        segments = self._optional("segment", np.zeros(len(self._ids), np.int32))
-        unknown = np.full(len(self._ids), np.nan, np.float32)
-        starts, ends = self._optional("start", unknown), self._optional("end", unknown)
-        transcripts = self._optional("transcript", np.full(len(self._ids), "")).astype(str)
         for row in np.flatnonzero(self._splits == split):
             yield Utterance(
                 id=str(self._ids[row]),
                 frames={m: self._frames(m, row) for m in self.channels},
                 score=float(self._scores[row]),
-                video_id=str(video_ids[row]),
-                segment=int(segments[row]),
-                start=float(starts[row]),
-                end=float(ends[row]),
-                transcript=str(transcripts[row]),
+                video_id=str(self._optional["video_id"][row]),
+                segment=int(self._optional["segment"][row]),
+                start=float(self._optional["start"][row]),
+                end=float(self._optional["end"][row]),
+                transcript=str(self._optional["transcript"][row]),
             )
 
-    def _modalities(self) -> list[str]:
-        """Names of float matrices with one row an utterance, and of `_ids` with a table."""
-        count = len(self._ids)
-        direct = [
-            name
-            for name, array in self._arrays.items()
-            if array.ndim >= 2 and array.dtype.kind == "f" and len(array) == count
-            if not name.endswith("_table") and name not in RESERVED
-        ]
-        return sorted({*direct, *(n[: -len("_ids")] for n in self._arrays if n.endswith("_ids"))})
+    def _checked_modalities(self) -> dict[str, int]:
+        """Checks that every array left over belongs to a modality; returns `{modality: C}`."""
+        shaped = {n for n, array in self._arrays.items() if array.ndim != 1 or n in _USUAL}
+        own = shaped - {*COLUMNS, "split"} - {n for n in shaped if n.startswith("split_")}
+        modalities = {n for n in own if not n.endswith(_SUFFIXES)}
+        modalities |= {n.removesuffix("_ids") for n in own if n.endswith("_ids")}
+        channels = {modality: self._checked_channels(modality) for modality in sorted(modalities)}
+        for name in sorted(own - modalities):
+            modality = name.removesuffix("_table").removesuffix("_length").removesuffix("_ids")
+            if modality not in modalities:
+                raise UserError(
+                    f"{self.path}: {name} belongs to no modality: there is neither {modality} nor "
+                    f"{modality}_ids. Found: {', '.join(sorted(self._arrays))}."
+                )
+        return channels
 
     def _checked_channels(self, modality: str) -> int:
         """Checks the arrays of a modality and returns its C."""
+        if modality in RESERVED or modality.endswith("_mask"):
+            raise UserError(
+                f"{self.path}: {modality!r} cannot name a modality, it already means something "
+                "else. Rename the array."
+            )
         if modality in self._arrays:
             array = self._arrays[modality]
-            if array.ndim not in (2, 3):
+            if array.ndim not in (2, 3) or len(array) != len(self._ids) or not array.shape[-1]:
                 raise UserError(
                     f"{self.path}: {modality} has shape {array.shape}: expected [N, C] or "
-                    "[N, T, C]."
+                    f"[N, T, C] with N = {len(self._ids)}. See the README, 'Your own data'."
                 )
+            self._check_floats(modality)
             steps = array.shape[1] if array.ndim == 3 else 1
             channels = array.shape[-1]
         else:
             ids = self._column(f"{modality}_ids", rank=2)
             table = self._arrays.get(f"{modality}_table")
-            if table is None or table.ndim != 2:
+            if table is None or table.ndim != 2 or not table.shape[1]:
                 raise UserError(
                     f"{self.path} has {modality}_ids but no array {modality}_table [V, C] of their "
                     "vectors: add it."
                 )
+            self._check_floats(f"{modality}_table")
             if ids.dtype.kind not in "iu" or (
                 ids.size and not 0 <= ids.min() <= ids.max() < len(table)
             ):
+                found = f" from {ids.min()} to {ids.max()}" if ids.size else ""
                 raise UserError(
                     f"{self.path}: {modality}_ids must be integers in [0, {len(table)}), the rows "
-                    f"of {modality}_table; found {ids.dtype} from {ids.min()} to {ids.max()}."
+                    f"of {modality}_table; found {ids.dtype}{found}."
                 )
             steps, channels = ids.shape[1], table.shape[1]
-        lengths = self._lengths(modality, steps)
-        if lengths.dtype.kind not in "iu" or np.any((lengths < 0) | (lengths > steps)):
-            bad = _first(self._ids, ~((lengths >= 0) & (lengths <= steps)))
-            raise UserError(
-                f"{self.path}: {modality}_length must be integers in [0, {steps}], the steps of "
-                f"{modality}; not so in {bad}."
-            )
+        if f"{modality}_length" in self._arrays:
+            self._check_lengths(modality, steps)
         return int(channels)
 
-    def _lengths(self, modality: str, steps: int) -> np.ndarray:
-        full = np.full(len(self._ids), steps, np.int32)
-        return self._optional(f"{modality}_length", full)
+    def _check_floats(self, name: str) -> None:
+        if self._arrays[name].dtype.kind != "f":
+            raise UserError(
+                f"{self.path}: {name} is {self._arrays[name].dtype}: expected floats, the feature "
+                "values. Save it with .astype(numpy.float32)."
+            )
+
+    def _check_lengths(self, modality: str, steps: int) -> None:
+        lengths = self._column(f"{modality}_length")
+        found = str(lengths.dtype)
+        if lengths.dtype.kind in "iu":
+            bad = (lengths < 0) | (lengths > steps)
+            found = f"others in {_first(self._ids, bad)}"
+            if not bad.any():
+                return
+        raise UserError(
+            f"{self.path}: {modality}_length must be integers in [0, {steps}], the steps of "
+            f"{modality}; found {found}."
+        )
 
     def _frames(self, modality: str, row: Any) -> np.ndarray:
         """Frames [T, C] float32 of one utterance, unpadded."""
@@ -132,8 +161,10 @@ class FeaturesFile:
             frames = frames if frames.ndim == 2 else frames[None]
         else:
             frames = self._arrays[f"{modality}_table"][self._arrays[f"{modality}_ids"][row]]
-        length = int(self._lengths(modality, len(frames))[row])
-        return np.ascontiguousarray(frames[:length], np.float32)
+        lengths = self._arrays.get(f"{modality}_length")
+        return np.ascontiguousarray(
+            frames if lengths is None else frames[: lengths[row]], np.float32
+        )
 
     def _column(self, name: str, rank: int = 1) -> np.ndarray:
         array = self._arrays[name]
@@ -145,8 +176,28 @@ class FeaturesFile:
             )
         return array
 
-    def _optional(self, name: str, default: np.ndarray) -> np.ndarray:
-        return self._column(name) if name in self._arrays else default
+    def _checked_optional(self) -> dict[str, np.ndarray]:
+        """The columns that a file may lack, with what stands for "unknown" where it does."""
+        count = len(self._ids)
+        columns = {
+            "video_id": self._ids,
+            "segment": np.zeros(count, np.int32),
+            "start": np.full(count, np.nan, np.float32),
+            "end": np.full(count, np.nan, np.float32),
+            "transcript": np.full(count, ""),
+        }
+        expected = {"segment": ("iu", "integers"), "start": ("iuf", "seconds")}
+        expected["end"] = expected["start"]
+        for name in columns:
+            if name in self._arrays:
+                kinds, words = expected.get(name, ("US", "strings"))
+                columns[name] = self._column(name)
+                if columns[name].dtype.kind not in kinds:
+                    raise UserError(
+                        f"{self.path}: {name} is {columns[name].dtype}: expected {words}, or leave "
+                        "the array out."
+                    )
+        return columns
 
     def _checked_scores(self) -> np.ndarray:
         scores = self._column("score")

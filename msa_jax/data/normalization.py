@@ -54,6 +54,7 @@ def fit(train: Split) -> Normalization:
         frames = sequences.frames.astype(np.float64)
         mean[modality] = frames.mean(axis=0) if len(frames) else np.zeros(frames.shape[1])
         deviation = frames.std(axis=0) if len(frames) else np.zeros(frames.shape[1])
-        constant = deviation <= 1e-6 * np.maximum(np.abs(mean[modality]), 1.0)
+        # Relative to the mean, where float32 rounds: a column of small numbers is not constant.
+        constant = deviation <= 1e-6 * np.abs(mean[modality])
         scale[modality] = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation))
     return Normalization(mean, scale)

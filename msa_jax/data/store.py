@@ -61,6 +61,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.scores)
 
+    @property
+    def longest(self) -> dict[str, int]:
+        """The frames of the longest utterance by modality, at least 1: what a batch must hold."""
+        return {m: max(1, int(s.lengths.max(initial=0))) for m, s in self.sequences.items()}
+
     def gather(self, rows: np.ndarray, lengths: Mapping[str, int]) -> dict[str, np.ndarray]:
         """Frames and masks of `rows` [B], padded with zeros at the end to `lengths`.
 
@@ -89,7 +94,7 @@ class Split:
             "modalities": {
                 modality: {
                     "frames": len(sequences.frames),
-                    "longest": int(sequences.lengths.max(initial=0)),
+                    "longest": self.longest[modality],
                     "absent": int((sequences.lengths == 0).sum()),
                     "cut": sequences.cut,
                     "repaired": int(sequences.repaired.sum()),
@@ -124,7 +129,7 @@ def load(
         if modality not in present:
             raise UserError(
                 f"{fingerprint(builder)} has no modality {modality!r}. "
-                f"{nearest(modality, present)} Choose with --config.data.modalities."
+                f"{nearest(modality, present)} config.data.modalities says which are used."
             )
     columns: dict[str, list[Any]] = {"id": [], "video_id": [], "score": []}
     frames: dict[str, list[np.ndarray]] = {m: [] for m in modalities}

@@ -1,7 +1,8 @@
 """Models by name. A new fusion is a file with its head and a line in `FUSIONS`."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -21,7 +22,9 @@ FUSIONS: dict[str, Any] = {"early": EarlyFusion, "attention": AttentionFusion}
 # Whole models over unimodal classifiers: called as `model(batch, train) -> Output`.
 VOTERS: dict[str, Any] = {"unimodal": ModalityTransformer, "late": LateFusion}
 
-_NOT_CONFIGURED = ("dtype", "parent", "name", "encoders", "classifiers", "frozen", "num_outputs")
+# Fields of modules that `build` sets itself.
+_NOT_CONFIGURED = {"dtype", "parent", "name", "encoders", "classifiers", "frozen"}
+_NOT_CONFIGURED |= {"num_outputs", "max_length"}
 
 
 def build(
@@ -29,6 +32,7 @@ def build(
     *,
     modalities: Sequence[str],
     num_outputs: int,
+    max_length: int = 50,
     dtype: str = "float32",
     frozen_encoders: bool = False,
 ) -> nn.Module:
@@ -38,6 +42,7 @@ def build(
       model: `name`, the fields of `encoder` and `classifier`, and that model's own fields.
       modalities: in the order in which they are joined.
       num_outputs: K.
+      max_length: the longest sequence T that will come, for learned positions.
       dtype: of the computation; parameters are float32.
       frozen_encoders: encoders keep their weights and do not drop out.
 
@@ -57,7 +62,7 @@ def build(
     classifier = _fields(Classifier, fields.pop("classifier", {}), "model.classifier.")
     own = _fields(known[name], fields, "model.", also=("name", "encoder", "classifier"))
     _check_heads(encoder, own, known[name])
-    encoders = {m: Encoder(**encoder, dtype=compute) for m in modalities}
+    encoders = {m: Encoder(**encoder, max_length=max_length, dtype=compute) for m in modalities}
 
     def classify() -> Classifier:
         return Classifier(num_outputs=num_outputs, **classifier, dtype=compute)
@@ -77,7 +82,8 @@ def build(
 def _fields(
     module: Any, values: Mapping[str, Any], path: str, also: Sequence[str] = ()
 ) -> dict[str, Any]:
-    hints = {n: t for n, t in module.__annotations__.items() if n not in _NOT_CONFIGURED}
+    own = {field.name for field in dataclasses.fields(module)} - _NOT_CONFIGURED
+    hints = {name: hint for name, hint in get_type_hints(module).items() if name in own}
     return check_fields({**hints, **dict.fromkeys(also, object)}, values, path)
 
 

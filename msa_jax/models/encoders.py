@@ -72,6 +72,7 @@ class Encoder(nn.Module):
       dropout: rate on embedded frames and on residual updates.
       attention_dropout: rate on attention weights; 0 is faster, torch's layer uses `dropout`.
       input_dropout: rate on the features themselves.
+      max_length: the longest T, of which learned positions have a table.
       dtype: of the computation.
     """
 
@@ -86,6 +87,7 @@ class Encoder(nn.Module):
     dropout: float = 0.1
     attention_dropout: float = 0.0
     input_dropout: float = 0.0
+    max_length: int = 50
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -118,7 +120,7 @@ class Encoder(nn.Module):
         if self.positions == "sinusoidal":
             return jnp.asarray(sinusoidal_positions(length, self.width))
         init = nn.initializers.normal(0.02)
-        return self.param("positions", init, (length, self.width))
+        return self.param("positions", init, (self.max_length, self.width))[:length]
 
 
 def encode(

@@ -14,6 +14,9 @@ from msa_jax.models.encoders import encode
 class LateFusion(nn.Module):
     """Independent ModalityTransformers side by side; modalities an example lacks do not vote.
 
+    In training no classifier feels another: losses add up, no gradient passes through the vote, and
+    gradients are clipped by modality. They do share the selected checkpoint.
+
     Attributes:
       encoders, classifiers: one of each, by modality.
       frozen: the encoders keep their weights.
