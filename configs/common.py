@@ -45,7 +45,7 @@ def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.Conf
       ValueError: if there is no such variant.
     """
     if name == "quick":
-        config.data.size = "quick"
+        config.data.update(size="quick", buckets=3)
         config.model.encoder.update(width=32, num_layers=1, num_heads=4, hidden=64, dropout=0.3)
         config.optimizer.update(learning_rate=2e-3, schedule="cosine")
         config.model.classifier.dropout = 0.3

@@ -15,25 +15,33 @@ from typing import Any, Literal
 
 from msa_jax.errors import UserError, nearest
 
+SYNTHETIC = "synthetic_mosei"  # the embedded dataset
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
     """Which utterances, which modalities, and how they become arrays.
 
     Attributes:
-      name: an embedded dataset; ignored when `path` is given.
-      path: a features file (.npz); it is prepared on first use.
+      name: synthetic_mosei, the embedded dataset, or one that `scripts/prepare_data.py` has
+        written; ignored when `path` is given.
+      path: a file or folder of features in any format of `msa_jax.data.sources`; it is prepared on
+        first use.
       dir: where prepared datasets live; empty means TFDS's own default (`TFDS_DATA_DIR`, else
         `~/tensorflow_datasets`).
       modalities: the modalities to use, in the order in which they are joined.
-      split_column: the column of the features file that holds train, valid or test.
+      split_column: the column of a features file or table that holds train, valid or test.
       size: of the synthetic dataset: quick (5,000 + 1,000 + 2,000) or full (MOSEI's sizes).
       seed: of the synthetic dataset's generator. The dataset is not part of a run's randomness.
       max_length: frames kept of a modality's sequence, from its start; the field uses 50.
       normalize: z-score each column with statistics of the train split.
+      buckets: groups of like length that batches are drawn from, so that little padding is
+        computed; each is a shape to compile. 1 pads every batch to the longest utterance.
+      feed: stream reads frames from disk as they are needed, in bounded memory; resident keeps the
+        dataset on the devices; auto is resident up to 2 GiB. The batches are the same.
     """
 
-    name: Literal["synthetic_mosei"] = "synthetic_mosei"
+    name: str = SYNTHETIC
     path: str = ""
     dir: str = ""
     modalities: tuple[str, ...] = ("text", "audio", "vision")
@@ -42,6 +50,23 @@ class Data:
     seed: int = 0
     max_length: int = 50
     normalize: bool = True
+    buckets: int = 5
+    feed: Literal["auto", "stream", "resident"] = "auto"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augment:
+    """What is taken from or added to training batches, drawn anew for each (seed, step).
+
+    Attributes:
+      modality_dropout: probability that an utterance loses a modality; one always stays.
+      frame_dropout: probability that a frame is masked.
+      noise: standard deviation of the noise added to every (normalised) feature.
+    """
+
+    modality_dropout: float = 0.0
+    frame_dropout: float = 0.0
+    noise: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,6 +168,7 @@ class Config:
 
     seed: int = 0
     data: Data = Data()
+    augment: Augment = Augment()
     task: Task = Task()
     model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     optimizer: Optimizer = Optimizer()
@@ -156,6 +182,10 @@ _AT_LEAST = {
     "seed": 0,
     "data.seed": 0,
     "data.max_length": 1,
+    "data.buckets": 1,
+    "augment.modality_dropout": 0,
+    "augment.frame_dropout": 0,
+    "augment.noise": 0,
     "task.unimodal_weight": 0,
     "optimizer.learning_rate": 0,
     "optimizer.warmup_steps": 0,
@@ -178,6 +208,9 @@ _AT_LEAST = {
 _AT_MOST = {
     "seed": 2**32 - 1,
     "data.seed": 2**32 - 1,
+    "data.buckets": 16,
+    "augment.modality_dropout": 0.99,
+    "augment.frame_dropout": 0.99,
     "dropout": 0.99,
     "attention_dropout": 0.99,
     "input_dropout": 0.99,
@@ -253,8 +286,8 @@ def _absolute(path: str) -> str:
 def differences(old: Config, new: Config) -> list[str]:
     """The fields in which two configs describe different runs, as readable lines.
 
-    Where data lie (`data.dir`, `data.path`: the dataset's own fingerprint is compared instead) and
-    the mesh do not make another run.
+    Where data lie (`data.dir`, `data.path`: the dataset's own fingerprint is compared instead), how
+    they are fed and the mesh do not make another run.
     """
 
     def flat(value: Any, path: str) -> dict[str, Any]:
@@ -264,7 +297,7 @@ def differences(old: Config, new: Config) -> list[str]:
         return {key: item for part in parts for key, item in part.items()}
 
     before, after = flat(to_dict(old), ""), flat(to_dict(new), "")
-    ignored = {"data.dir", "data.path", "mesh.data", "mesh.model"}
+    ignored = {"data.dir", "data.path", "data.feed", "mesh.data", "mesh.model"}
     absent = "(absent)"
     return [
         f"config.{key}: {before.get(key, absent)!r} there, {after.get(key, absent)!r} now"

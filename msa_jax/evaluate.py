@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from msa_jax import config as config_lib
 from msa_jax import metrics, sharding, steps, system
 from msa_jax.checkpoints import Checkpoints
-from msa_jax.data import builders, feed, pipeline, store
+from msa_jax.data import builders, dataset, feed, order, store
 from msa_jax.data.normalization import Normalization
 from msa_jax.data.schema import SPLITS, FeatureSchema
 from msa_jax.errors import UserError, nearest
@@ -85,26 +85,20 @@ class Evaluation:
 
 
 def predict(
-    eval_step: steps.EvalStep, params: Any, batches: Iterator[Mapping[str, jax.Array]], count: int
+    eval_step: steps.EvalStep, params: Any, batches: feed.Feed, plan: order.EvalOrder
 ) -> steps.Predictions:
-    """Predictions for the first `count` rows of `batches`, as NumPy arrays."""
-    done = [eval_step(params, batch) for batch in batches]
-    return jax.tree.map(lambda *parts: np.concatenate(jax.device_get(parts))[:count], *done)
+    """Predictions for every row of a split, in the split's order, as NumPy arrays."""
+    done = [eval_step(params, batch) for batch in batches(plan, 0, len(plan))]
+    rows = plan.rows.reshape(-1)
+    real = rows >= 0
 
+    def in_order(*parts: Any) -> np.ndarray:
+        joined = np.concatenate(jax.device_get(parts))
+        result = np.empty((int(real.sum()), *joined.shape[1:]), joined.dtype)
+        result[rows[real]] = joined[real]
+        return result
 
-def eval_feed(
-    split: store.Split, task: Task, lengths: Mapping[str, int], batch_size: int, mesh: Mesh
-) -> Iterator[dict[str, jax.Array]]:
-    """A split's batches, padded to `lengths`, on the devices of `mesh`."""
-    batches = pipeline.eval_batches(
-        split,
-        task,
-        lengths=lengths,
-        batch_size=batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    return feed.to_devices(batches, sharding.over_data(mesh))
+    return jax.tree.map(in_order, *done)
 
 
 def evaluate(
@@ -142,7 +136,8 @@ def evaluate(
                 f"{rows.fingerprint}. Restore them, or name others with --data_path."
             )
         _check_channels(rows, schema)
-        rows = Normalization.from_json(saved["normalization"]).apply(rows)
+        fitted = Normalization.from_json(saved["normalization"])
+        rows = dataclasses.replace(rows, normalization=fitted)
         described = system.build(config)
         mesh = sharding.build_mesh(config_lib.Mesh())
         with jax.set_mesh(mesh):
@@ -152,8 +147,12 @@ def evaluate(
             )
             parts = mesh.shape["data"]
             batch_size = -(-config.training.eval_batch_size // parts) * parts
-            batches = eval_feed(rows, described.task, rows.longest, batch_size, mesh)
-            predictions = predict(eval_step, params, batches, len(rows))
+            grouped = dataset.fit_buckets([rows], config.data.buckets)
+            batches = feed.build(
+                rows, described.task, grouped, sharding.over_data(mesh), how=config.data.feed
+            )
+            plan = order.EvalOrder(dataset.assign(rows, grouped), batch_size)
+            predictions = predict(eval_step, params, batches, plan)
     return Evaluation(
         step=step,
         task=described.task,
@@ -173,7 +172,7 @@ def _abstract_params(described: system.System, schema: FeatureSchema, mesh: Mesh
 
 def _check_channels(split: store.Split, schema: FeatureSchema) -> None:
     for modality, expected in schema.channels.items():
-        found = split.sequences[modality].frames.shape[1]
+        found = split.channels[modality]
         if found != expected:
             raise UserError(
                 f"{split.fingerprint}: {modality} has {found} feature channels, the checkpoint was "

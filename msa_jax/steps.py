@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from msa_jax import losses, sharding
+from msa_jax import augment, losses, sharding
+from msa_jax.config import Augment
 from msa_jax.models.contract import Output
 from msa_jax.state import TrainState
 
@@ -49,6 +50,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     objective: Objective,
     accumulate: int = 1,
+    augmentation: Augment = Augment(),  # noqa: B008 (frozen)
 ) -> TrainStep:
     """The pure update, (state, batch) to (state, metrics), for jit, vmap or compiling ahead.
 
@@ -58,6 +60,8 @@ def make_train_step(
       objective: what is minimised.
       accumulate: equal parts of the batch, taken one after the other; the gradient is the whole
         batch's (but for the dropout drawn).
+
+      augmentation: what batches lose or gain first, drawn from (seed, step).
 
     Returns:
       A step whose metrics are float32 scalars: `loss`, `grad_norm`, and `accuracy` or `mae`. They
@@ -80,6 +84,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         rng = jax.random.fold_in(state.rng, state.step)
+        batch = augment.corrupt(batch, jax.random.fold_in(rng, 1), augmentation)
         rows = (
             dict(batch),
             losses.example_weights(batch, objective.class_weights),

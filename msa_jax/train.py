@@ -14,7 +14,7 @@ from msa_jax import config as config_lib
 from msa_jax import evaluate, metrics, optim, sharding, steps, system
 from msa_jax import state as state_lib
 from msa_jax.checkpoints import Checkpoints
-from msa_jax.data import builders, dataset, feed, pipeline
+from msa_jax.data import builders, dataset, feed, order
 from msa_jax.errors import UserError
 from msa_jax.report import curves, table
 from msa_jax.workdir import Workdir, write_bytes
@@ -70,7 +70,10 @@ class _Run:
         self._config, self._run, self._data, self._mesh = config, run, data, mesh
         train = data.splits["train"]
         self._system = system.build(config, train.scores)
-        per_epoch = -(-len(train) // config.training.batch_size)
+        self._order = order.TrainOrder(
+            dataset.assign(train, data.buckets), config.training.batch_size, config.seed
+        )
+        per_epoch = self._order.steps_per_epoch
         self._interval = max(1, per_epoch // config.training.evaluations_per_epoch)
         self._last_step = config.training.epochs * per_epoch
         self._optimizer = optim.build(
@@ -79,6 +82,7 @@ class _Run:
             frozen=system.frozen_parameters(config),
             independent=system.independent_parameters(config),
         )
+        self._feeds: dict[str, feed.Feed] = {}
         self._baselines = metrics.fit_baselines(self._system.task, train.scores)
         self._description = {
             "config": config_lib.to_dict(config),
@@ -104,6 +108,7 @@ class _Run:
                     self._optimizer,
                     self._system.objective,
                     self._config.training.accumulate,
+                    self._config.augment,
                 ),
                 state,
                 self._mesh,
@@ -113,7 +118,7 @@ class _Run:
                 state.params,
                 self._mesh,
             )
-            batches = self._batches(step)
+            batches = self._feed("train")(self._order, step, self._last_step)
             writer = self._summary_writer()
             with tqdm(total=self._last_step, initial=step, unit="step", disable=None) as progress:
                 while step < self._last_step and not self._out_of_patience(checkpoints):
@@ -188,34 +193,31 @@ class _Run:
     def _abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         return system.abstract_batch(self._data.schema, self._config.training.batch_size)
 
-    def _batches(self, first_step: int) -> Any:
-        batches = pipeline.train_batches(
-            self._data.splits["train"],
-            self._system.task,
-            lengths=self._data.schema.lengths,
-            batch_size=self._config.training.batch_size,
-            seed=self._config.seed,
-            first_step=first_step,
-            last_step=self._last_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        return feed.to_devices(batches, sharding.over_data(self._mesh))
+    def _feed(self, split: str) -> feed.Feed:
+        """How batches of a split reach the devices; made once."""
+        if split not in self._feeds:
+            self._feeds[split] = feed.build(
+                self._data.splits[split],
+                self._system.task,
+                self._data.buckets,
+                sharding.over_data(self._mesh),
+                how=self._config.data.feed,
+            )
+        return self._feeds[split]
 
     def _evaluate(
         self, split: str, eval_step: steps.EvalStep, params: Any, step: int
     ) -> evaluate.Evaluation:
-        rows, task = self._data.splits[split], self._system.task
-        batches = evaluate.eval_feed(
-            rows,
-            task,
-            self._data.schema.lengths,
-            self._config.training.eval_batch_size,
-            self._mesh,
+        rows = self._data.splits[split]
+        batches = order.EvalOrder(
+            dataset.assign(rows, self._data.buckets), self._config.training.eval_batch_size
         )
-        predictions = evaluate.predict(eval_step, params, batches, len(rows))
         return evaluate.Evaluation(
-            step=step, task=task, split=rows, predictions=predictions, baselines=self._baselines
+            step=step,
+            task=self._system.task,
+            split=rows,
+            predictions=evaluate.predict(eval_step, params, self._feed(split), batches),
+            baselines=self._baselines,
         )
 
     def _out_of_patience(self, checkpoints: Checkpoints) -> bool:

@@ -13,7 +13,7 @@ FILES = sorted((ROOT / "msa_jax").rglob("*.py"))
 # Who may import whom, lowest first: a module may import its own layer and those below.
 LAYERS = [
     ("errors", "config", "tasks"),
-    ("data.schema", "losses", "optim", "metrics", "sharding", "workdir"),
+    ("data.schema", "augment", "losses", "optim", "metrics", "sharding", "workdir"),
     ("models", "data"),
     ("state", "steps", "checkpoints"),
     ("system", "report"),

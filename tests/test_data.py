@@ -1,26 +1,18 @@
-"""Store, normalisation, order, pipeline: from a prepared dataset to batches."""
+"""From a prepared dataset to normalised frames."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from msa_jax.config import Data
-from msa_jax.data import builders, dataset, normalization, order, pipeline, store
+from msa_jax.data import builders, dataset, flat, normalization, store
 from msa_jax.errors import UserError
-from msa_jax.tasks import Task
 from tests.conftest import features
 
 Write = Callable[..., str]
-TASK = Task(kind="three_class")
 MODALITIES = ("text", "audio", "vision")
-LENGTHS = {"text": 6, "audio": 1, "vision": 4}
-
-
-@pytest.fixture
-def train(write_features: Write) -> store.Split:
-    return store.load(builders.prepare(Data(path=write_features())), "train", MODALITIES, 50)
 
 
 def test_non_finite_values_are_replaced_and_counted(write_features: Write) -> None:
@@ -31,8 +23,8 @@ def test_non_finite_values_are_replaced_and_counted(write_features: Write) -> No
     assert summary["repaired"] == 3
     assert summary["repaired_columns"] == {"0": 1, "1": 2}
     for split in loaded.splits.values():
-        for sequences in split.sequences.values():
-            assert np.isfinite(sequences.frames).all()
+        for modality in MODALITIES:
+            assert np.isfinite(split.frames(modality, np.arange(len(split)))).all()
 
 
 def test_what_stands_in_padded_frames_is_never_read(write_features: Write) -> None:
@@ -75,20 +67,31 @@ def test_training_needs_train_and_valid(write_features: Write) -> None:
         dataset.load(Data(path=write_features(split=np.array(["valid"] * 100))))
 
 
-def test_normalization_uses_real_train_frames_alone(train: store.Split) -> None:
-    fitted = normalization.fit(train)
-    frames = fitted.apply(train).sequences["text"].frames
+def test_normalization_uses_real_train_frames_alone(write_features: Write) -> None:
+    arrays = features()
+    train = dataset.load(Data(path=write_features())).splits["train"]
+    frames = train.frames("text", np.arange(60))
+    assert len(frames) == arrays["text_length"][:60].sum()
     np.testing.assert_allclose(frames.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(frames.std(axis=0), 1, atol=1e-4)
-    padded = train.gather(np.arange(60), {"text": 50, "audio": 1, "vision": 4})
-    assert abs(padded["text"].mean() - train.sequences["text"].frames.mean()) > 1e-3
+
+
+def test_statistics_do_not_depend_on_the_parts() -> None:
+    frames = np.random.default_rng(0).normal(1e4, 3.0, (1000, 5)).astype(np.float32)
+    whole = normalization.fit([frames], 5)
+    parts = normalization.fit([frames[:1], frames[1:1], frames[1:700], frames[700:]], 5)
+    np.testing.assert_allclose(whole[0], frames.mean(axis=0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(1 / whole[1], frames.std(axis=0, dtype=np.float64), rtol=1e-9)
+    np.testing.assert_allclose(whole, parts, rtol=1e-9)
+    assert normalization.fit([], 2)[1].tolist() == [0.0, 0.0]
 
 
 def test_constant_columns_become_zero_and_json_is_exact(write_features: Write) -> None:
     audio = features()["audio"]
     audio[:, 2] = 7.7
     loaded = dataset.load(Data(path=write_features(audio=audio)))
-    assert not loaded.splits["test"].sequences["audio"].frames[:, 2].any()
+    assert not loaded.splits["test"].frames("audio", np.arange(20))[:, 2].any()
+    assert loaded.summary["constant_columns"]["audio"] == 1
     again = normalization.Normalization.from_json(loaded.normalization.to_json())
     for modality in MODALITIES:
         np.testing.assert_array_equal(again.mean[modality], loaded.normalization.mean[modality])
@@ -97,92 +100,57 @@ def test_constant_columns_become_zero_and_json_is_exact(write_features: Write) -
 
 def test_small_numbers_are_not_constant(write_features: Write) -> None:
     audio = features()["audio"] * 1e-7
-    scaled = dataset.load(Data(path=write_features(audio=audio))).splits["train"].sequences["audio"]
-    np.testing.assert_allclose(scaled.frames.std(axis=0), 1.0, rtol=1e-4)
+    train = dataset.load(Data(path=write_features(audio=audio))).splits["train"]
+    frames = train.frames("audio", np.arange(60))
+    np.testing.assert_allclose(frames.std(axis=0), 1.0, rtol=1e-4)
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 64, 1000])
-def test_every_epoch_is_a_permutation_of_its_own(size: int) -> None:
-    rows = order.rows(tf.range(3 * size, dtype=tf.int64), size, 3).numpy().reshape(3, size)
-    np.testing.assert_array_equal(np.sort(rows, axis=1), np.tile(np.arange(size), (3, 1)))
-    if size >= 64:
-        assert not np.array_equal(rows[0], rows[1])
-        other = order.rows(tf.range(size, dtype=tf.int64), size, 4).numpy()
-        assert not np.array_equal(rows[0], other)
-
-
-def _steps(train: store.Split, first: int, last: int, seed: int = 0, **process: int) -> list:
-    return list(
-        pipeline.train_batches(
-            train,
-            TASK,
-            lengths=LENGTHS,
-            batch_size=16,
-            seed=seed,
-            first_step=first,
-            last_step=last,
-            **process,
-        )
-    )
-
-
-def test_a_batch_is_a_function_of_seed_and_step(train: store.Split) -> None:
-    whole, tail = _steps(train, 0, 9), _steps(train, 5, 9)
-    for a, b in zip(whole[5:], tail, strict=True):
-        for name in a:
-            np.testing.assert_array_equal(a[name], b[name])
-    assert not np.array_equal(whole[0]["score"], _steps(train, 0, 1, seed=1)[0]["score"])
-
-
-def test_processes_share_the_same_global_batches(train: store.Split) -> None:
-    whole = _steps(train, 0, 5)
-    parts = [_steps(train, 0, 5, process_index=i, process_count=4) for i in range(4)]
-    for step, batch in enumerate(whole):
-        for name in batch:
-            joined = np.concatenate([part[step][name] for part in parts])
-            np.testing.assert_array_equal(batch[name], joined)
-
-
-def test_batch_contract(train: store.Split) -> None:
-    batch = _steps(train, 0, 1)[0]
-    for modality, length in LENGTHS.items():
-        channels = train.sequences[modality].frames.shape[1]
-        assert batch[modality].shape == (16, length, channels)
-        assert batch[modality].dtype == np.float32
-        mask = batch[f"{modality}_mask"]
-        assert mask.shape == (16, length)
-        assert mask.dtype == bool
-        assert not batch[modality][~mask].any()
-        assert (np.diff(mask.astype(int), axis=1) <= 0).all(), "padding is at the end"
-    assert (batch["score"].dtype, batch["label"].dtype) == (np.float32, np.int32)
-    np.testing.assert_array_equal(batch["label"], TASK.labels(batch["score"]))
-
-
-@pytest.mark.parametrize(("batch_size", "processes"), [(16, 1), (60, 1), (64, 1), (16, 4)])
-def test_evaluation_sees_every_row_once_in_order(
-    train: store.Split, batch_size: int, processes: int
+def test_flat_files_are_written_once_and_at_once(
+    write_features: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = [
-        list(
-            pipeline.eval_batches(
-                train,
-                TASK,
-                lengths=LENGTHS,
-                batch_size=batch_size,
-                process_index=i,
-                process_count=processes,
-            )
-        )
-        for i in range(processes)
-    ]
-    assert len({len(part) for part in parts}) == 1
-    batches = [
-        {name: np.concatenate([part[i][name] for part in parts]) for name in parts[0][0]}
-        for i in range(len(parts[0]))
-    ]
-    scores = np.concatenate([b["score"] for b in batches])
-    mask = np.concatenate([b["example_mask"] for b in batches])
-    np.testing.assert_array_equal(scores[mask], train.scores)
-    assert mask.argmin() == len(train) or mask.all()
-    for batch in batches:
-        assert not batch["text_mask"][~batch["example_mask"]].any()
+    builder = builders.prepare(Data(path=write_features(), dir=str(tmp_path / "prepared")))
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(flat.np, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            store.load(builder, "train", MODALITIES, 50)
+    home = Path(builder.data_dir) / "flat-1"
+    assert list(home.iterdir()) == []
+    first = store.load(builder, "train", MODALITIES, 50)
+    with monkeypatch.context() as patched:
+        patched.setattr(flat, "_write", stop)
+        again = store.load(builder, "train", MODALITIES, 50)
+    rows = np.arange(60)
+    for modality in MODALITIES:
+        np.testing.assert_array_equal(first.frames(modality, rows), again.frames(modality, rows))
+    assert [entry.name for entry in home.iterdir()] == ["train"]
+
+
+def test_a_read_only_dataset_is_flattened_elsewhere(
+    write_features: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = builders.prepare(Data(path=write_features(), dir=str(tmp_path / "prepared")))
+    original = flat._write
+
+    def refuse_beside(builder: object, split: str, folder: Path) -> None:
+        if (tmp_path / "prepared") in folder.parents:
+            raise PermissionError(folder)
+        original(builder, split, folder)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(flat, "_write", refuse_beside)
+    monkeypatch.setattr(flat.tempfile, "gettempdir", lambda: str(tmp_path / "elsewhere"))
+    assert len(store.load(builder, "valid", MODALITIES, 50)) == 20
+    assert list((tmp_path / "elsewhere").rglob("index.json"))
+
+
+def test_frames_are_read_in_any_order_and_number(tmp_path: Path) -> None:
+    whole = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
+    whole.tofile(tmp_path / "frames")
+    frames = flat.Frames(tmp_path / "frames", 3)
+    assert len(frames) == 50
+    read = frames.read(np.array([40, 3, 7]), np.array([10, 0, 2]))
+    np.testing.assert_array_equal(read, np.concatenate([whole[40:50], whole[7:9]]))
+    assert frames.read(np.array([], int), np.array([], int)).shape == (0, 3)

@@ -7,7 +7,7 @@ import pytest
 
 from msa_jax.config import Data
 from msa_jax.data import builders, store
-from msa_jax.data.features_npz import FeaturesFile
+from msa_jax.data.sources.features_npz import FeaturesFile
 from msa_jax.errors import UserError
 from tests.conftest import CHANNELS, features
 
@@ -18,7 +18,7 @@ def test_reads_vectors_sequences_and_tables(write_features: Write) -> None:
     arrays = features()
     file = FeaturesFile(write_features())
     assert dict(sorted(file.channels.items())) == dict(sorted(CHANNELS.items()))
-    assert file.counts == {"train": 60, "valid": 20, "test": 20}
+    assert file.report.found == {"train": 60, "valid": 20, "test": 20}
     for row, utterance in enumerate(file.utterances("train")):
         text = arrays["text"][row, : arrays["text_length"][row]]
         ids = arrays["vision_ids"][row, : arrays["vision_length"][row]]

@@ -1,12 +1,13 @@
 """TFDS builders: every source is written once, unpadded, with the same features.
 
 TFDS writes into a temporary directory and renames it at the end, so an interrupted preparation
-leaves nothing half-made and can be repeated. The name of a builder's config identifies the content
-(for a file, a digest of its bytes), so a changed file is prepared anew.
+leaves nothing half-made and can be repeated. A dataset's fingerprint names it and its content: the
+digest of its source is part of it, so a changed file is prepared anew.
 """
 
 import contextlib
 import dataclasses
+import json
 import os
 import re
 import sys
@@ -20,13 +21,20 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-from msa_jax.config import Data
-from msa_jax.data import features_npz, synthetic
+from msa_jax.config import SYNTHETIC, Data
+from msa_jax.data import sources, synthetic
 from msa_jax.data.schema import SPLITS, Utterance
+from msa_jax.data.sources.contract import Report
+from msa_jax.errors import UserError, nearest
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
 
 
 class _UtteranceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """What all sources share: the features of `schema.Utterance`, in the source's order."""
+    """What all sources share: the features of `schema.Utterance`, in the source's order.
+
+    `metadata.json` beside the data tells where they come from and what was dropped.
+    """
 
     def _channels(self) -> Mapping[str, int]:
         """`{modality: C}` of the source."""
@@ -35,6 +43,10 @@ class _UtteranceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     def _splits(self) -> Mapping[str, Iterator[Utterance]]:
         """Utterances by split."""
         raise AssertionError("each source names its splits")
+
+    def _origin(self) -> Mapping[str, Any]:
+        """Where the utterances come from, once all have been read: JSON values."""
+        raise AssertionError("each source says what it is")
 
     def _info(self) -> tfds.core.DatasetInfo:
         columns = {
@@ -57,20 +69,35 @@ class _UtteranceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             description=self.__doc__,
             features=tfds.features.FeaturesDict({**columns, **frames}),
             disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(),
         )
 
     def _split_generators(self, dl_manager: Any) -> Mapping[str, Any]:
         del dl_manager
-        return {split: self._generate_examples(items) for split, items in self._splits().items()}
+        seen: dict[str, str] = {}
+        return {
+            split: self._generate_examples(items, split, seen)
+            for split, items in self._splits().items()
+        }
 
-    def _generate_examples(self, utterances: Iterator[Utterance]) -> Iterator[tuple[int, Any]]:
+    def _generate_examples(
+        self, utterances: Iterator[Utterance], split: str, seen: dict[str, str]
+    ) -> Iterator[tuple[int, Any]]:
         for row, utterance in enumerate(utterances):
+            other = seen.setdefault(utterance.id, split)
+            if other != split:
+                raise UserError(
+                    f"{self.builder_config.name}: the utterance {utterance.id!r} is in both "
+                    f"{other} and {split}: a model would be tested on what it was trained on. "
+                    "Remove it from one of them."
+                )
             columns = {
                 field.name: getattr(utterance, field.name)
                 for field in dataclasses.fields(utterance)
                 if field.name != "frames"
             }
             yield row, {**columns, **utterance.frames}
+        self.info.metadata.update(self._origin())  # TFDS saves it at the end, with the data
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -96,29 +123,54 @@ class SyntheticMosei(_UtteranceBuilder):
         config = self.builder_config
         return {s: synthetic.utterances(s, config.size, config.seed) for s in SPLITS}
 
+    def _origin(self) -> Mapping[str, Any]:
+        name = self.builder_config.name
+        return {"format": self.name, "digest": name, "report": Report().to_json()}
+
 
 @dataclasses.dataclass(kw_only=True)
-class FeaturesNpzConfig(tfds.core.BuilderConfig):
-    """A features file and the column that splits it."""
+class FileConfig(tfds.core.BuilderConfig):
+    """A file or folder of utterances; see `msa_jax.data.sources`."""
 
-    path: str
-    split_column: str
+    path: str = ""
+    split_column: str = "split"
 
 
-class FeaturesNpz(_UtteranceBuilder):
-    """Utterances of a features file (.npz)."""
+class Utterances(_UtteranceBuilder):
+    """Utterances of a file or folder in any of the formats of `msa_jax.data.sources`.
+
+    From TFDS's own command line:
+      tfds build utterances --imports=msa_jax.data.builders --file_format=array_record \\
+        --config='{"name": "mosei", "path": "mosei_senti_data.pkl"}'
+    """
 
     VERSION = tfds.core.Version("1.0.0")
+    builder_config_cls = FileConfig
+    # TFDS's command line takes a config as JSON only where there is one by name.
+    BUILDER_CONFIGS = [FileConfig(name="unnamed")]  # noqa: RUF012 (TFDS's interface)
 
-    def __init__(self, *, config: FeaturesNpzConfig, **kwargs: Any) -> None:
-        self._file = features_npz.FeaturesFile(config.path, config.split_column)
+    def __init__(self, *, config: Any = None, **kwargs: Any) -> None:
+        if not isinstance(config, FileConfig) or not config.path:
+            raise UserError(
+                "the builder 'utterances' needs a file: give a config with name and path, "
+                """for example --config='{"name": "mosei", "path": "mosei_senti_data.pkl"}'."""
+            )
+        self._source = sources.open_source(config.path, config.split_column)
         super().__init__(config=config, **kwargs)
 
     def _channels(self) -> Mapping[str, int]:
-        return self._file.channels
+        return self._source.channels
 
     def _splits(self) -> Mapping[str, Iterator[Utterance]]:
-        return {split: self._file.utterances(split) for split in self._file.counts}
+        return {split: self._source.utterances(split) for split in self._source.splits}
+
+    def _origin(self) -> Mapping[str, Any]:
+        return {
+            "format": self._source.format,
+            "digest": sources.digest(self.builder_config.path),
+            "file": Path(self.builder_config.path).name,
+            "report": self._source.report.to_json(),
+        }
 
 
 def prepare(data: Data) -> tfds.core.DatasetBuilder:
@@ -129,65 +181,122 @@ def prepare(data: Data) -> tfds.core.DatasetBuilder:
     Raises:
       UserError: if the source cannot be read or breaks the schema; nothing is written then.
     """
+    if not data.path and data.name != SYNTHETIC:
+        return _named(data)
     builder_class, config = _source(data)
-    wanted = _name(builder_class, config)
-    prepared = open_prepared(wanted, data.dir)
-    if prepared is not None:
-        return prepared
-    named = config.name if config.name in builder_class.builder_configs else config
+    directory = f"{builder_class.name}/{config.name}/{builder_class.VERSION}"
+    return open_prepared(directory, data.dir) or write(builder_class, config, data.dir)
+
+
+def write(
+    builder_class: type[tfds.core.DatasetBuilder], config: tfds.core.BuilderConfig, data_dir: str
+) -> tfds.core.DatasetBuilder:
+    """Prepares a dataset in `data_dir`, at once or not at all."""
+    directory = f"{builder_class.name}/{config.name}/{builder_class.VERSION}"
+    named = config.name if config in builder_class.BUILDER_CONFIGS else config
     with _quiet():
         builder = builder_class(
             config=named,
-            data_dir=os.path.expanduser(data.dir) or None,
+            data_dir=os.path.expanduser(data_dir) or None,
             file_format=tfds.core.FileFormat.ARRAY_RECORD,
         )
         try:
             builder.download_and_prepare()
         except (OSError, tf.errors.OpError):
             # Another process may have prepared the same data meanwhile: TFDS then cannot rename.
-            if open_prepared(wanted, data.dir) is None:
+            if open_prepared(directory, data_dir) is None:
                 raise
-    prepared = open_prepared(wanted, data.dir)
+    prepared = open_prepared(directory, data_dir)
     assert prepared is not None
     return prepared
 
 
 def open_prepared(fingerprint: str, data_dir: str) -> tfds.core.DatasetBuilder | None:
-    """The prepared dataset of that name in `data_dir` (TFDS's default where empty), if any."""
-    root = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
-    directory = epath.Path(root) / fingerprint
+    """The prepared dataset of that name in `data_dir` (TFDS's default where empty), if any.
+
+    Args:
+      fingerprint: `builder/config/version`; with `@digest`, the content must be that too.
+      data_dir: where prepared datasets live.
+    """
+    name, _, digest = fingerprint.partition("@")
+    directory = _root(data_dir) / name
     if not (directory / "dataset_info.json").exists():
         return None
     with _quiet():
-        return tfds.builder_from_directory(directory)
+        builder = tfds.builder_from_directory(directory)
+    return None if digest and metadata(builder).get("digest") != digest else builder
 
 
 def identify(data: Data) -> str:
     """The fingerprint of the dataset that `data` names, prepared or not.
 
     Raises:
-      UserError: if it names a file that cannot be read.
+      UserError: if it names a file that cannot be read, or a dataset that is not there.
     """
-    return _name(*_source(data))
+    if not data.path and data.name != SYNTHETIC:
+        return fingerprint(_named(data))
+    builder_class, config = _source(data)
+    return f"{builder_class.name}/{config.name}/{builder_class.VERSION}"
+
+
+def fingerprint(builder: tfds.core.DatasetBuilder) -> str:
+    """Names a prepared dataset and its content."""
+    name = f"{builder.info.name}/{builder.info.config_name}/{builder.info.version}"
+    digest = metadata(builder).get("digest", "")
+    return name if digest in name else f"{name}@{digest}"
+
+
+def metadata(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
+    """What `metadata.json` tells of a prepared dataset: its source and what was dropped."""
+    file = epath.Path(builder.data_dir) / "metadata.json"
+    content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return content
+
+
+def check_name(name: str) -> None:
+    """Raises UserError unless `name` can name a prepared dataset."""
+    if not _NAME.fullmatch(name) or name == SYNTHETIC:
+        raise UserError(
+            f"--name={name} cannot name a dataset: use letters, digits, _ and -, starting with a "
+            f"letter, and not {SYNTHETIC}."
+        )
+
+
+def named_directory(name: str, data_dir: str) -> Path:
+    """Where the dataset that `scripts/prepare_data.py` writes under `name` lives."""
+    return Path(_root(data_dir) / Utterances.name / name / str(Utterances.VERSION))
+
+
+def open_named(name: str, data_dir: str) -> tfds.core.DatasetBuilder | None:
+    """The dataset that `scripts/prepare_data.py` has written under `name`, if any."""
+    return open_prepared(f"{Utterances.name}/{name}/{Utterances.VERSION}", data_dir)
+
+
+def _root(data_dir: str) -> epath.Path:
+    return epath.Path(os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR))
+
+
+def _named(data: Data) -> tfds.core.DatasetBuilder:
+    builder = open_named(data.name, data.dir)
+    if builder is None:
+        folder = _root(data.dir) / Utterances.name
+        known = [item.name for item in folder.iterdir()] if folder.exists() else []
+        raise UserError(
+            f"config.data.name={data.name!r} is no dataset in {_root(data.dir)}. "
+            f"{nearest(data.name, [SYNTHETIC, *known])} Prepare it with scripts/prepare_data.py, "
+            "or say where it is with config.data.dir."
+        )
+    return builder
 
 
 def _source(data: Data) -> tuple[type[tfds.core.DatasetBuilder], tfds.core.BuilderConfig]:
     if data.path:
         stem = re.sub(r"[^A-Za-z0-9_]", "_", Path(data.path).stem)
-        name = f"{stem}-{features_npz.digest(data.path)}-{data.split_column}"
-        npz = FeaturesNpzConfig(name=name, path=data.path, split_column=data.split_column)
-        return FeaturesNpz, npz
+        name = f"{stem}-{sources.digest(data.path)}"
+        name += f"-{data.split_column}" if data.split_column != "split" else ""
+        return Utterances, FileConfig(name=name, path=data.path, split_column=data.split_column)
     name = f"{data.size}-seed{data.seed}"
     return SyntheticMosei, SyntheticConfig(name=name, size=data.size, seed=data.seed)
-
-
-def _name(builder: type[tfds.core.DatasetBuilder], config: tfds.core.BuilderConfig) -> str:
-    return f"{builder.name}/{config.name}/{builder.VERSION}"
-
-
-def fingerprint(builder: tfds.core.DatasetBuilder) -> str:
-    """Names the prepared dataset: builder, config (which identifies the content) and version."""
-    return f"{builder.info.name}/{builder.info.config_name}/{builder.info.version}"
 
 
 @contextlib.contextmanager

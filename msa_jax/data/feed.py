@@ -1,26 +1,131 @@
-"""From host batches to sharded device arrays; the only file of `data` that knows JAX."""
+"""From a split to sharded batches on the devices; the only file of `data` that knows JAX.
+
+Both feeds yield the same batches, bit for bit: `stream` moves each batch's frames, `resident` moves
+all frames once, and then only row numbers.
+"""
 
 import collections
+import functools
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
+from msa_jax.data import pipeline
+from msa_jax.data.buckets import Buckets
+from msa_jax.data.order import Order
+from msa_jax.data.schema import mask_key
+from msa_jax.data.store import Split
+from msa_jax.tasks import Task
 
-def to_devices(
-    batches: Iterator[Mapping[str, np.ndarray]], sharding: NamedSharding, ahead: int = 2
-) -> Iterator[dict[str, jax.Array]]:
-    """Puts each process's rows on its devices, `ahead` batches before they are used."""
+Batch = dict[str, jax.Array]
+# Of an order's batches `first` to `last` - 1.
+Feed = Callable[[Order, int, int], Iterator[Batch]]
 
-    def put(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+_RESIDENT_BYTES = 2 << 30
+_ROWS = 4096  # utterances a resident split is read by
+
+
+def build(split: Split, task: Task, buckets: Buckets, sharding: NamedSharding, *, how: str) -> Feed:
+    """The feed that `config.data.feed` names: auto is resident where the frames fit in 2 GiB."""
+    if how == "auto":
+        how = "resident" if split.size <= _RESIDENT_BYTES else "stream"
+    return {"stream": stream, "resident": resident}[how](split, task, buckets, sharding)
+
+
+def stream(
+    split: Split, task: Task, buckets: Buckets, sharding: NamedSharding, ahead: int = 2
+) -> Feed:
+    """Reads, pads and moves batches `ahead` of their use, in bounded memory."""
+
+    def put(batch: Mapping[str, np.ndarray]) -> Batch:
         return {
             name: jax.make_array_from_process_local_data(sharding, array)
             for name, array in batch.items()
         }
 
-    queue = collections.deque(map(put, itertools.islice(batches, ahead)))
+    def feed(order: Order, first: int, last: int) -> Iterator[Batch]:
+        batches = pipeline.batches(
+            split,
+            task,
+            order,
+            buckets,
+            first=first,
+            last=last,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        return _ahead(map(put, batches), ahead)
+
+    return feed
+
+
+def resident(
+    split: Split, task: Task, buckets: Buckets, sharding: NamedSharding, ahead: int = 2
+) -> Feed:
+    """Keeps the split on every device of the mesh and gathers batches there."""
+    everywhere = NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    labels = task.labels(split.scores)
+    held: dict[str, Any] = {
+        "columns": {"score": split.scores, "label": labels},
+        "frames": {m: _all_frames(split, m) for m in split.sequences},
+        "lengths": {m: s.lengths.astype(np.int32) for m, s in split.sequences.items()},
+        "starts": {
+            m: (np.cumsum(s.lengths) - s.lengths).astype(np.int32)
+            for m, s in split.sequences.items()
+        },
+    }
+    held = jax.device_put(held, everywhere)
+    gather = jax.jit(_gather, static_argnames="lengths", out_shardings=sharding)
+
+    def batch(order: Order, index: int) -> Batch:
+        selection = order(index)
+        rows = pipeline.share(selection.rows, jax.process_index(), jax.process_count())
+        placed = jax.make_array_from_process_local_data(sharding, rows.astype(np.int32))
+        lengths = buckets.lengths[selection.bucket]
+        return gather(held, placed, lengths=tuple(sorted(lengths.items())))
+
+    def feed(order: Order, first: int, last: int) -> Iterator[Batch]:
+        return _ahead(map(functools.partial(batch, order), range(first, last)), ahead)
+
+    return feed
+
+
+def _all_frames(split: Split, modality: str) -> np.ndarray:
+    """All frames [F, C] of a split; one of zeros where there is none, so that rows can be taken."""
+    starts = range(0, len(split), _ROWS)
+    parts = [
+        split.frames(modality, np.arange(start, min(start + _ROWS, len(split)))) for start in starts
+    ]
+    whole = np.concatenate(parts)
+    return whole if len(whole) else np.zeros((1, whole.shape[1]), np.float32)
+
+
+def _gather(held: Any, rows: jax.Array, lengths: tuple[tuple[str, int], ...]) -> Batch:
+    """The batch of `rows` [B], padded to `lengths`: what `Split.gather` gives."""
+    real = rows >= 0
+    at = jnp.maximum(rows, 0)
+    batch = {
+        name: jnp.where(real, column[at], jnp.zeros((), column.dtype))
+        for name, column in held["columns"].items()
+    }
+    batch["example_mask"] = real
+    for m, length in lengths:
+        steps = jnp.arange(length)
+        mask = (steps < held["lengths"][m][at][:, None]) & real[:, None]
+        index = jnp.where(mask, held["starts"][m][at][:, None] + steps, 0)
+        batch[m] = jnp.where(mask[..., None], held["frames"][m][index], 0.0)
+        batch[mask_key(m)] = mask
+    return batch
+
+
+def _ahead(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
+    """Yields `batches`, of which `count` are always under way."""
+    queue = collections.deque(itertools.islice(batches, count))
     while queue:
         yield queue.popleft()
-        queue.extend(map(put, itertools.islice(batches, 1)))
+        queue.extend(itertools.islice(batches, 1))

@@ -1,12 +1,10 @@
 """Z-scores by column, fitted on the train split's real frames alone."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-
-from msa_jax.data.store import Sequences, Split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,17 +18,13 @@ class Normalization:
     mean: Mapping[str, np.ndarray]
     scale: Mapping[str, np.ndarray]
 
-    def apply(self, split: Split) -> Split:
-        """`split` with normalised frames."""
-        if not self.mean:
-            return split
-        return dataclasses.replace(
-            split, sequences={m: self._normalized(m, s) for m, s in split.sequences.items()}
-        )
-
-    def _normalized(self, modality: str, sequences: Sequences) -> Sequences:
-        frames = (sequences.frames - self.mean[modality]) * self.scale[modality]
-        return dataclasses.replace(sequences, frames=frames.astype(np.float32))
+    def apply(self, modality: str, frames: np.ndarray) -> np.ndarray:
+        """Normalised `frames` [F, C] float32, in float32."""
+        if modality not in self.mean:
+            return frames
+        mean = self.mean[modality].astype(np.float32)
+        normalised: np.ndarray = (frames - mean) * self.scale[modality].astype(np.float32)
+        return normalised
 
     def to_json(self) -> dict[str, Any]:
         """Plain containers; floats are written in full, so nothing is lost."""
@@ -47,14 +41,28 @@ class Normalization:
         )
 
 
-def fit(train: Split) -> Normalization:
-    """Statistics of the real frames of `train`; float64, so that large offsets lose no digits."""
-    mean, scale = {}, {}
-    for modality, sequences in train.sequences.items():
-        frames = sequences.frames.astype(np.float64)
-        mean[modality] = frames.mean(axis=0) if len(frames) else np.zeros(frames.shape[1])
-        deviation = frames.std(axis=0) if len(frames) else np.zeros(frames.shape[1])
-        # Relative to the mean, where float32 rounds: a column of small numbers is not constant.
-        constant = deviation <= 1e-6 * np.abs(mean[modality])
-        scale[modality] = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation))
-    return Normalization(mean, scale)
+NONE = Normalization({}, {})
+
+
+def fit(parts: Iterable[np.ndarray], channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and scale [C] float64 of frames that come in parts [F, C].
+
+    One pass: each part's mean and squared deviations are merged into those so far (Chan, Golub and
+    LeVeque 1979), so that large offsets lose no digits.
+    """
+    count, mean, squares = 0, np.zeros(channels), np.zeros(channels)
+    for part in parts:
+        if not len(part):
+            continue
+        frames = part.astype(np.float64)
+        part_mean = frames.mean(axis=0)
+        total = count + len(frames)
+        shift = part_mean - mean
+        squares += ((frames - part_mean) ** 2).sum(axis=0)
+        squares += shift**2 * (count * len(frames) / total)
+        mean = mean + shift * (len(frames) / total)
+        count = total
+    deviation = np.sqrt(squares / max(count, 1))
+    # Relative to the mean, where float32 rounds: a column of small numbers is not constant.
+    constant = deviation <= 1e-6 * np.abs(mean)
+    return mean, np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation))

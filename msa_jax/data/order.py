@@ -1,30 +1,78 @@
-"""The order of training examples: a pure function of (seed, position), the same for any number of
+"""Which utterances make a batch: pure functions of (seed, step), the same for any number of
 processes, with no state to save and none to restore.
 """
 
-import tensorflow as tf
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
 
 
-def rows(positions: tf.Tensor, size: int, seed: int) -> tf.Tensor:
-    """The rows of the train split that stand at `positions` of the training stream.
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """The rows of a batch.
 
-    Each epoch visits every row once, in an order of its own; the stream runs on across epochs.
-
-    Args:
-      positions: [B] int64, examples before each since the start of training.
-      size: rows N of the split.
-      seed: of the run.
-
-    Returns:
-      [B] int64 in [0, N).
+    Attributes:
+      rows: [B] int64 in [0, N), or -1 where a batch is filled up.
+      bucket: says what the batch is padded to.
     """
-    epochs = positions // size
-    seeds = tf.fill(tf.shape(epochs), tf.constant(seed, tf.int64))
-    # The op behind tf.random.experimental.index_shuffle, whose wrapper pads a matrix of seeds along
-    # the wrong axis.
-    return tf.raw_ops.RandomIndexShuffle(
-        index=positions % size,
-        seed=tf.stack([seeds, epochs, tf.zeros_like(epochs)], axis=1),
-        max_index=tf.fill(tf.shape(epochs), tf.constant(size - 1, tf.int64)),
-        rounds=4,
-    )
+
+    rows: np.ndarray
+    bucket: int
+
+
+Order = Callable[[int], Selection]
+
+
+class TrainOrder:
+    """The batches of training, by step.
+
+    An epoch visits every row once, in batches of like length: rows are shuffled, sorted by bucket
+    (so that within a bucket they stay shuffled), cut into batches, and the batches shuffled. One
+    batch of an epoch may be filled up. A batch at a border between buckets takes the longer.
+    """
+
+    def __init__(self, buckets: np.ndarray, batch_size: int, seed: int) -> None:
+        """Takes the bucket [N] of every row."""
+        self._buckets, self._batch_size, self._seed = buckets, batch_size, seed
+        self.steps_per_epoch = -(-len(buckets) // batch_size)
+        self._epoch = functools.lru_cache(maxsize=2)(self._draw)
+
+    def __call__(self, step: int) -> Selection:
+        """The batch of a step, counted from 0 over all epochs."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return _selection(self._epoch(epoch)[position], self._buckets)
+
+    def _draw(self, epoch: int) -> np.ndarray:
+        """Rows [S, B] of an epoch."""
+        key = np.array([self._seed, epoch], np.uint64)
+        generator = np.random.Generator(np.random.Philox(key=key))
+        shuffled = generator.permutation(len(self._buckets))
+        ordered = shuffled[np.argsort(self._buckets[shuffled], kind="stable")]
+        return generator.permutation(_batches(ordered, self._batch_size))
+
+
+class EvalOrder:
+    """Every row once, in batches of like length; the last is filled up."""
+
+    def __init__(self, buckets: np.ndarray, batch_size: int) -> None:
+        """Takes the bucket [N] of every row."""
+        self._buckets = buckets
+        self.rows = _batches(np.argsort(buckets, kind="stable"), batch_size)
+
+    def __call__(self, index: int) -> Selection:
+        """The batch at `index`."""
+        return _selection(self.rows[index], self._buckets)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def _batches(rows: np.ndarray, batch_size: int) -> np.ndarray:
+    """[N] to [ceil(N / B), B], filled up with -1."""
+    return np.pad(rows, (0, -len(rows) % batch_size), constant_values=-1).reshape(-1, batch_size)
+
+
+def _selection(rows: np.ndarray, buckets: np.ndarray) -> Selection:
+    return Selection(rows, int(buckets[rows[rows >= 0]].max()))

@@ -4,12 +4,13 @@ A batch is `{modality: [B, T, C] float32, modality + "_mask": [B, T] bool, ..., 
 float32, "label": [B] int32, "example_mask": [B] bool}`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from msa_jax.data import order
+from msa_jax.data.buckets import Buckets
+from msa_jax.data.order import Order
 from msa_jax.data.schema import mask_key
 from msa_jax.data.store import Split
 from msa_jax.tasks import Task
@@ -21,65 +22,28 @@ tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
 
 
-def train_batches(
+def batches(
     split: Split,
     task: Task,
+    order: Order,
+    buckets: Buckets,
     *,
-    lengths: Mapping[str, int],
-    batch_size: int,
-    seed: int,
-    first_step: int,
-    last_step: int,
+    first: int,
+    last: int,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """The batches of steps `first_step` to `last_step` - 1; each is a function of (seed, step).
+    """The batches `first` to `last` - 1 of `order`, each padded as its bucket says.
 
     Args:
-      split: the train split.
+      split: where frames come from.
       task: gives the labels.
-      lengths: `{modality: T}` to pad to.
-      batch_size: of the whole step; a process yields its own `batch_size / process_count` rows.
-      seed: of the run.
-      first_step: steps already taken.
-      last_step: where to stop.
-      process_index, process_count: this process among all.
+      order: says which rows make a batch.
+      buckets: give the lengths to pad to.
+      first, last: of the batches.
+      process_index, process_count: this process among all; it yields its own share of each batch's
+        rows. Every process takes the same number of batches of the same shapes.
     """
-    share = batch_size // process_count
-
-    def rows(step: tf.Tensor) -> tf.Tensor:
-        start = step * batch_size + process_index * share
-        return order.rows(start + tf.range(share, dtype=tf.int64), len(split), seed)
-
-    steps = tf.data.Dataset.range(first_step, last_step)
-    return _batches(steps.map(rows), split, task, lengths)
-
-
-def eval_batches(
-    split: Split,
-    task: Task,
-    *,
-    lengths: Mapping[str, int],
-    batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Iterator[Batch]:
-    """Every row of `split` once and in order, in whole batches: the last is filled up with rows
-    whose `example_mask` is false. Every process takes the same number of batches.
-    """
-    share = batch_size // process_count
-
-    def rows(batch: tf.Tensor) -> tf.Tensor:
-        return batch * batch_size + process_index * share + tf.range(share, dtype=tf.int64)
-
-    batches = tf.data.Dataset.range(-(-len(split) // batch_size))
-    return _batches(batches.map(rows), split, task, lengths)
-
-
-def _batches(
-    rows: tf.data.Dataset, split: Split, task: Task, lengths: Mapping[str, int]
-) -> Iterator[Batch]:
-    """Turns row numbers [B] into batches; numbers past the end make masked rows."""
     labels = task.labels(split.scores)
     types = {
         **dict.fromkeys(split.sequences, tf.float32),
@@ -88,18 +52,33 @@ def _batches(
     }
     names = list(types)
 
-    def gather(numbers: np.ndarray) -> list[np.ndarray]:
-        real = numbers < len(split)
-        numbers = np.where(real, numbers, 0)
-        batch = split.gather(numbers, lengths)
-        for modality in split.sequences:
-            batch[mask_key(modality)] &= real[:, None]
-        batch |= {"score": split.scores[numbers], "label": labels[numbers], "example_mask": real}
+    def gather(index: np.ndarray) -> list[np.ndarray]:
+        selection = order(int(index))
+        rows = share(selection.rows, process_index, process_count)
+        batch = split.gather(rows, buckets.lengths[selection.bucket])
+        batch |= columns(split, labels, rows)
         return [batch[name] for name in names]
 
-    def load(numbers: tf.Tensor) -> dict[str, tf.Tensor]:
-        arrays = tf.numpy_function(gather, [numbers], [types[name] for name in names])
+    def load(index: tf.Tensor) -> dict[str, tf.Tensor]:
+        arrays = tf.numpy_function(gather, [index], [types[name] for name in names])
         return dict(zip(names, arrays, strict=True))
 
-    dataset = rows.map(load, num_parallel_calls=2, deterministic=True).prefetch(4)
-    return dataset.as_numpy_iterator()
+    indices = tf.data.Dataset.range(first, last)
+    return (
+        indices.map(load, num_parallel_calls=2, deterministic=True).prefetch(4).as_numpy_iterator()
+    )
+
+
+def share(rows: np.ndarray, process_index: int, process_count: int) -> np.ndarray:
+    """The part of a batch's rows that falls to a process."""
+    return np.split(rows, process_count)[process_index]
+
+
+def columns(split: Split, labels: np.ndarray, rows: np.ndarray) -> Batch:
+    """What a batch holds besides frames; fillers get zeros."""
+    real = rows >= 0
+    return {
+        "score": np.where(real, split.scores[rows], np.float32(0)),
+        "label": np.where(real, labels[rows], 0).astype(np.int32),
+        "example_mask": real,
+    }

@@ -1,9 +1,4 @@
-"""A split of a prepared dataset as flat arrays: all frames of a modality one after another.
-
-Gathering a padded batch from flat arrays is twenty times as fast as decoding its examples, so the
-records are read once, in order, and every batch of every epoch comes from here. What is not finite
-is repaired here, and counted, before anything sees it.
-"""
+"""A split of a prepared dataset: what is known of its utterances, and their frames on demand."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,8 +7,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from msa_jax.data import flat
 from msa_jax.data.builders import fingerprint
-from msa_jax.data.schema import COLUMNS, SPLITS, mask_key
+from msa_jax.data.normalization import NONE, Normalization
+from msa_jax.data.schema import SPLITS, mask_key
 from msa_jax.errors import UserError, nearest
 
 
@@ -22,21 +19,18 @@ class Sequences:
     """The frames of one modality over a split.
 
     Attributes:
-      frames: [F, C] float32, finite, all utterances one after another.
-      offsets: [N + 1]; utterance n has the frames `offsets[n]:offsets[n + 1]`, maybe none.
+      frames: on disk, finite, all utterances one after another.
+      starts: [N] where each utterance begins.
+      lengths: [N] frames of each utterance, maybe none, at most `max_length`.
       repaired: [C] the non-finite values that were replaced by 0, by column.
-      cut: frames dropped because an utterance was longer than `max_length`.
+      cut: frames left out because an utterance was longer than `max_length`.
     """
 
-    frames: np.ndarray
-    offsets: np.ndarray
+    frames: flat.Frames
+    starts: np.ndarray
+    lengths: np.ndarray
     repaired: np.ndarray
     cut: int
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Frames of each utterance [N]."""
-        return np.diff(self.offsets)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +43,7 @@ class Split:
       sequences: `{modality: Sequences}` in the order in which modalities are joined.
       scores: [N] float32 in [-3, 3].
       ids, video_ids: N names.
+      normalization: applied to frames as they are read.
     """
 
     fingerprint: str
@@ -57,6 +52,7 @@ class Split:
     scores: np.ndarray
     ids: Sequence[str]
     video_ids: Sequence[str]
+    normalization: Normalization = NONE
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -66,24 +62,40 @@ class Split:
         """The frames of the longest utterance by modality, at least 1: what a batch must hold."""
         return {m: max(1, int(s.lengths.max(initial=0))) for m, s in self.sequences.items()}
 
+    @property
+    def channels(self) -> dict[str, int]:
+        """`{modality: C}`."""
+        return {m: s.frames.channels for m, s in self.sequences.items()}
+
+    @property
+    def size(self) -> int:
+        """Bytes of all frames."""
+        return sum(4 * s.frames.channels * int(s.lengths.sum()) for s in self.sequences.values())
+
+    def frames(self, modality: str, rows: np.ndarray) -> np.ndarray:
+        """The real frames of `rows` [R] one after another, normalised: [F, C] float32."""
+        sequences = self.sequences[modality]
+        frames = sequences.frames.read(sequences.starts[rows], sequences.lengths[rows])
+        return self.normalization.apply(modality, frames)
+
     def gather(self, rows: np.ndarray, lengths: Mapping[str, int]) -> dict[str, np.ndarray]:
         """Frames and masks of `rows` [B], padded with zeros at the end to `lengths`.
+
+        Args:
+          rows: [B] in [0, N); a negative one is a filler without frames.
+          lengths: `{modality: T}`, no shorter than the longest of the rows.
 
         Returns:
           `{modality: [B, T, C] float32, modality + "_mask": [B, T] bool, ...}`
         """
         batch: dict[str, np.ndarray] = {}
+        real = rows >= 0
         for modality, sequences in self.sequences.items():
-            steps = np.arange(lengths[modality])
-            starts = sequences.offsets[rows][:, None]
-            mask = steps < sequences.lengths[rows][:, None]
-            index = np.where(mask, starts + steps, 0)
-            if len(sequences.frames):
-                frames = sequences.frames[index]
-                frames[~mask] = 0.0
-            else:
-                frames = np.zeros((*index.shape, sequences.frames.shape[1]), np.float32)
-            batch |= {modality: frames, mask_key(modality): mask}
+            counts = np.where(real, sequences.lengths[rows], 0)
+            mask = np.arange(lengths[modality]) < counts[:, None]
+            padded = np.zeros((*mask.shape, sequences.frames.channels), np.float32)
+            padded[mask] = self.frames(modality, rows[real])
+            batch |= {modality: padded, mask_key(modality): mask}
         return batch
 
     def summary(self) -> dict[str, Any]:
@@ -93,7 +105,7 @@ class Split:
             "videos": len(set(self.video_ids)),
             "modalities": {
                 modality: {
-                    "frames": len(sequences.frames),
+                    "frames": int(sequences.lengths.sum()),
                     "longest": self.longest[modality],
                     "absent": int((sequences.lengths == 0).sum()),
                     "cut": sequences.cut,
@@ -116,7 +128,7 @@ def available_splits(builder: tfds.core.DatasetBuilder) -> list[str]:
 def load(
     builder: tfds.core.DatasetBuilder, split: str, modalities: Sequence[str], max_length: int
 ) -> Split:
-    """Reads a split of a prepared dataset.
+    """Opens a split of a prepared dataset.
 
     Raises:
       UserError: if the dataset has no such split or modality.
@@ -124,39 +136,30 @@ def load(
     known = available_splits(builder)
     if split not in known:
         raise UserError(f"{fingerprint(builder)} has no split {split!r}. {nearest(split, known)}")
-    present = [name for name in builder.info.features if name not in COLUMNS]
+    folder, index = flat.open_split(builder, split)
     for modality in modalities:
-        if modality not in present:
+        if modality not in index["channels"]:
             raise UserError(
                 f"{fingerprint(builder)} has no modality {modality!r}. "
-                f"{nearest(modality, present)} config.data.modalities says which are used."
+                f"{nearest(modality, index['channels'])} config.data.modalities says which are "
+                "used."
             )
-    columns: dict[str, list[Any]] = {"id": [], "video_id": [], "score": []}
-    frames: dict[str, list[np.ndarray]] = {m: [] for m in modalities}
-    cut = dict.fromkeys(modalities, 0)
-    for example in builder.as_data_source(split):
-        for name, values in columns.items():
-            values.append(example[name])
-        for modality in modalities:
-            frames[modality].append(example[modality][:max_length])
-            cut[modality] += max(0, len(example[modality]) - max_length)
+    sequences = {}
+    for modality in modalities:
+        whole = np.load(folder / f"{modality}.lengths.npy")
+        kept = np.minimum(whole, max_length)
+        sequences[modality] = Sequences(
+            frames=flat.Frames(folder / f"{modality}.f32", index["channels"][modality]),
+            starts=np.cumsum(whole) - whole,
+            lengths=kept,
+            repaired=np.asarray(index["repaired"][modality]),
+            cut=int((whole - kept).sum()),
+        )
     return Split(
         fingerprint=fingerprint(builder),
         name=split,
-        sequences={m: _sequences(frames[m], cut[m]) for m in modalities},
-        scores=np.asarray(columns["score"], np.float32),
-        ids=[value.decode() for value in columns["id"]],
-        video_ids=[value.decode() for value in columns["video_id"]],
-    )
-
-
-def _sequences(frames: Sequence[np.ndarray], cut: int) -> Sequences:
-    flat = np.concatenate(frames)
-    broken = ~np.isfinite(flat)
-    flat[broken] = 0.0
-    return Sequences(
-        frames=flat,
-        offsets=np.cumsum([0, *map(len, frames)]),
-        repaired=broken.sum(axis=0),
-        cut=cut,
+        sequences=sequences,
+        scores=np.load(folder / "scores.npy"),
+        ids=index["id"],
+        video_ids=index["video_id"],
     )

@@ -8,29 +8,24 @@ in [-3, 3], `split` [N] of train, valid, test, `id` [N], and optionally `video_i
 or more must be a modality's.
 """
 
-import hashlib
-import zipfile
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from msa_jax.data.schema import COLUMNS, RESERVED, SCORE_RANGE, SPLITS, Utterance
+from msa_jax.data.schema import COLUMNS, SPLITS, Utterance
+from msa_jax.data.sources import columns, npz
+from msa_jax.data.sources.contract import Report, Source
 from msa_jax.errors import UserError, nearest
 
 _USUAL = ("text", "audio", "vision")
 _SUFFIXES = ("_ids", "_table", "_length")
 
 
-class FeaturesFile:
-    """A checked features file, held in memory.
+class FeaturesFile(Source):
+    """A checked features file, held in memory; see `Source` for its attributes."""
 
-    Attributes:
-      path: the file.
-      channels: `{modality: C}` of every modality found, by name.
-      counts: `{split: utterances}` of the splits that have any.
-    """
+    format = "features_npz"
 
     def __init__(self, path: str, split_column: str = "split") -> None:
         """Reads and checks the file.
@@ -40,7 +35,7 @@ class FeaturesFile:
             schema does not allow; the message names the array and the first rows concerned.
         """
         self.path = path
-        self._arrays = _load(path)
+        self._arrays = npz.load(path)
         for name in ("id", "score", split_column):
             if name not in self._arrays:
                 raise UserError(
@@ -52,9 +47,13 @@ class FeaturesFile:
                 f"{path}: id has shape {self._arrays['id'].shape}: expected [N], a name for each "
                 "utterance."
             )
-        self._ids = self._arrays["id"].astype(str)
+        self._ids = self._text("id")
+        if not len(self._ids):
+            raise UserError(f"{path} holds no utterance: its arrays are empty.")
         self._scores = self._checked_scores()
-        self._splits = self._checked_splits(split_column)
+        self._splits = self._text(split_column)
+        columns.check_splits(path, split_column, self._splits.tolist(), self._name)
+        columns.check_unique(path, self._ids.tolist(), self._name)
         self._optional = self._checked_optional()
         self.channels = self._checked_modalities()
         if not self.channels:
@@ -63,7 +62,9 @@ class FeaturesFile:
                 f"[N, C] or text_ids [N, T] with text_table [V, C]. "
                 f"Found: {', '.join(sorted(self._arrays))}."
             )
-        self.counts = {s: n for s in SPLITS if (n := int(np.sum(self._splits == s)))}
+        found = {s: n for s in SPLITS if (n := int(np.sum(self._splits == s)))}
+        self.splits = tuple(found)
+        self.report = Report(found=found)
 
     def utterances(self, split: str) -> Iterator[Utterance]:
         """The utterances of a split, in the file's order."""
@@ -97,11 +98,7 @@ class FeaturesFile:
 
     def _checked_channels(self, modality: str) -> int:
         """Checks the arrays of a modality and returns its C."""
-        if modality in RESERVED or modality.endswith("_mask"):
-            raise UserError(
-                f"{self.path}: {modality!r} cannot name a modality, it already means something "
-                "else. Rename the array."
-            )
+        columns.check_modality(self.path, modality)
         if modality in self._arrays:
             array = self._arrays[modality]
             if array.ndim not in (2, 3) or len(array) != len(self._ids) or not array.shape[-1]:
@@ -162,9 +159,11 @@ class FeaturesFile:
         else:
             frames = self._arrays[f"{modality}_table"][self._arrays[f"{modality}_ids"][row]]
         lengths = self._arrays.get(f"{modality}_length")
-        return np.ascontiguousarray(
-            frames if lengths is None else frames[: lengths[row]], np.float32
-        )
+        # What float32 cannot hold becomes infinite, and is repaired and counted with the rest.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.ascontiguousarray(
+                frames if lengths is None else frames[: lengths[row]], np.float32
+            )
 
     def _column(self, name: str, rank: int = 1) -> np.ndarray:
         array = self._arrays[name]
@@ -179,7 +178,7 @@ class FeaturesFile:
     def _checked_optional(self) -> dict[str, np.ndarray]:
         """The columns that a file may lack, with what stands for "unknown" where it does."""
         count = len(self._ids)
-        columns = {
+        optional = {
             "video_id": self._ids,
             "segment": np.zeros(count, np.int32),
             "start": np.full(count, np.nan, np.float32),
@@ -188,76 +187,48 @@ class FeaturesFile:
         }
         expected = {"segment": ("iu", "integers"), "start": ("iuf", "seconds")}
         expected["end"] = expected["start"]
-        for name in columns:
-            if name in self._arrays:
-                kinds, words = expected.get(name, ("US", "strings"))
-                columns[name] = self._column(name)
-                if columns[name].dtype.kind not in kinds:
-                    raise UserError(
-                        f"{self.path}: {name} is {columns[name].dtype}: expected {words}, or leave "
-                        "the array out."
-                    )
-        return columns
+        for name in optional.keys() & self._arrays.keys():
+            kinds, words = expected.get(name, ("US", "strings"))
+            column = self._column(name)
+            if column.dtype.kind not in kinds:
+                raise UserError(
+                    f"{self.path}: {name} is {column.dtype}: expected {words}, or leave the array "
+                    "out."
+                )
+            optional[name] = self._text(name) if words == "strings" else column
+        segments = optional["segment"]
+        wrong = (segments < 0) | (segments > columns.LARGEST_SEGMENT)
+        if wrong.any():
+            raise UserError(
+                f"{self.path}: segment must be in [0, {columns.LARGEST_SEGMENT}]; found others in "
+                f"{_first(self._ids, wrong)}."
+            )
+        # Where unknown, an utterance is its own video.
+        optional["video_id"] = np.where(optional["video_id"] == "", self._ids, optional["video_id"])
+        return optional
+
+    def _text(self, name: str) -> np.ndarray:
+        """A column [N] as strings; bytes are taken for UTF-8."""
+        column = self._column(name)
+        if column.dtype.kind != "S":
+            return column.astype(str)
+        try:
+            return np.char.decode(column, "utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{self.path}: {name} holds bytes that are not UTF-8 ({error.reason}): save it as "
+                "strings."
+            ) from error
 
     def _checked_scores(self) -> np.ndarray:
         scores = self._column("score")
-        low, high = SCORE_RANGE
         if scores.dtype.kind not in "fiu":
             raise UserError(f"{self.path}: score is {scores.dtype}: expected numbers.")
-        outside = ~((scores >= low) & (scores <= high))
-        if outside.any():
-            rows = np.flatnonzero(outside)[:3]
-            shown = ", ".join(f"{scores[row]} for {self._ids[row]!r}" for row in rows)
-            raise UserError(
-                f"{self.path}: {outside.sum()} of {len(scores)} scores are outside [{low:g}, "
-                f"{high:g}] or not a number: {shown}. Correct or drop these rows."
-            )
+        columns.check_scores(self.path, scores, self._name)
         return scores.astype(np.float32)
 
-    def _checked_splits(self, column: str) -> np.ndarray:
-        splits = self._column(column).astype(str)
-        unknown = sorted(set(splits.tolist()) - set(SPLITS))
-        if unknown:
-            raise UserError(
-                f"{self.path}: {column} holds {unknown[0]!r}; expected train, valid or test."
-                f" {nearest(unknown[0], SPLITS)}"
-            )
-        unique, counts = np.unique(self._ids, return_counts=True)
-        if len(unique) < len(self._ids):
-            raise UserError(
-                f"{self.path}: {int((counts > 1).sum())} ids occur more than once, "
-                f"for example {str(unique[counts > 1][0])!r}. Every utterance needs its own id."
-            )
-        return splits
-
-
-def digest(path: str) -> str:
-    """The first 12 hexadecimal digits of the file's SHA-256.
-
-    Raises:
-      UserError: if there is no such file.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}. Check config.data.path.") from error
-
-
-def _load(path: str) -> Mapping[str, np.ndarray]:
-    try:
-        # Opened here: NumPy leaves a file that is no archive open.
-        with Path(path).open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UserError(f"{path} is a single array: expected an .npz of named arrays.")
-            return {name: archive[name] for name in archive.files}
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} is not a features file (.npz without pickled objects): {error}"
-        ) from error
+    def _name(self, row: int) -> str:
+        return repr(str(self._ids[row])[:100])
 
 
 def _first(ids: np.ndarray, where: np.ndarray, most: int = 3) -> str:

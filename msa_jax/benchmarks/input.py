@@ -1,0 +1,165 @@
+"""How fast batches can be made, stage by stage, and what that costs a train step."""
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from msa_jax import config as config_lib
+from msa_jax import optim, sharding, steps, system
+from msa_jax import state as state_lib
+from msa_jax.data import dataset, feed, order, pipeline
+
+
+def measure(config: Any, batches: int = 200, repeats: int = 3) -> dict[str, Any]:
+    """Examples a second of each stage of the input pipeline, and of training with each feed.
+
+    Stages are nested: each does all that the one before does. All take the same batches, in turn,
+    `repeats` times; the figure is the median.
+
+    Args:
+      config: as for training; its data are prepared where needed.
+      batches: of a measurement.
+      repeats: of each measurement, alternating.
+
+    Returns:
+      JSON values: `stages` and `training` (`{name: examples a second}`), `ratios`, `frames` (the
+      share of the computed frames that is real) and `peak_memory_gb` of the process.
+    """
+    resolved = config_lib.resolve(config)
+    mesh = sharding.build_mesh(resolved.mesh)
+    data = dataset.load(resolved.data)
+    train, batch_size = data.splits["train"], resolved.training.batch_size
+    described = system.build(resolved, train.scores)
+    assigned = dataset.assign(train, data.buckets)
+    plan = order.TrainOrder(assigned, batch_size, resolved.seed)
+    batches = min(batches, plan.steps_per_epoch)
+    place = sharding.over_data(mesh)
+    made = (train, described.task, data.buckets, place)
+    selections = [plan(step) for step in range(batches)]
+    labels = described.task.labels(train.scores)
+
+    def every(work: Callable[[order.Selection], Any]) -> Callable[[], None]:
+        def run() -> None:
+            for selection in selections:
+                work(selection)
+
+        return run
+
+    def draw() -> None:
+        fresh = order.TrainOrder(assigned, batch_size, resolved.seed)
+        for step in range(batches):
+            fresh(step)
+
+    def real(selection: order.Selection) -> np.ndarray:
+        return selection.rows[selection.rows >= 0]
+
+    def read(selection: order.Selection) -> None:
+        for sequences in train.sequences.values():
+            rows = real(selection)
+            sequences.frames.read(sequences.starts[rows], sequences.lengths[rows])
+
+    def normalised(selection: order.Selection) -> None:
+        for modality in train.sequences:
+            train.frames(modality, real(selection))
+
+    def padded(selection: order.Selection) -> None:
+        train.gather(selection.rows, data.buckets.lengths[selection.bucket])
+        pipeline.columns(train, labels, selection.rows)
+
+    def host() -> None:
+        for _ in pipeline.batches(train, described.task, plan, data.buckets, first=0, last=batches):
+            pass
+
+    stages = {
+        "order": draw,
+        "read": every(read),
+        "read, normalise": every(normalised),
+        "read, normalise, pad": every(padded),
+        "tf.data": host,
+    }
+    with jax.set_mesh(mesh):
+        step, state = _train_step(resolved, described, data, mesh)
+        feeds = {how: feed.build(*made, how=how) for how in ("stream", "resident")}
+        for how, source in feeds.items():
+            stages[f"{how} feed"] = lambda source=source: _consume(source(plan, 0, batches))
+        ready = list(feeds["resident"](plan, 0, batches))
+        sources: dict[str, Callable[[], Iterable[feed.Batch]]] = {"no feed": lambda: ready}
+        for how, source in feeds.items():
+            sources[how] = lambda source=source: source(plan, 0, batches)
+
+        def training(source: Callable[[], Iterable[feed.Batch]]) -> Callable[[], None]:
+            def run() -> None:
+                nonlocal state
+                for batch in source():
+                    state, metrics = step(state, batch)
+                jax.block_until_ready(metrics)
+
+            return run
+
+        runs = stages | {f"train, {name}": training(source) for name, source in sources.items()}
+        seconds = _alternate(runs, repeats)
+    rates = {name: batches * batch_size / each for name, each in seconds.items()}
+    computed = sum(
+        batch_size * sum(data.buckets.lengths[selection.bucket].values())
+        for selection in selections
+    )
+    kept = sum(
+        int(s.lengths[real(selection)].sum())
+        for selection in selections
+        for s in train.sequences.values()
+    )
+    alone = rates["train, no feed"]
+    return {
+        "dataset": data.schema.fingerprint,
+        "batch_size": batch_size,
+        "batches": batches,
+        "buckets": [dict(each) for each in data.buckets.lengths],
+        "stages": {name: rates[name] for name in stages},
+        "training": {name: rates[f"train, {name}"] for name in sources},
+        "ratios": {
+            "tf.data to train step": rates["tf.data"] / alone,
+            "train with stream to without": rates["train, stream"] / alone,
+            "train with resident to without": rates["train, resident"] / alone,
+        },
+        "frames": kept / computed,
+        "peak_memory_gb": peak_memory_gb(),
+    }
+
+
+def peak_memory_gb() -> float:
+    """The most memory that this process has held, in GB (10^9 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def _train_step(
+    config: config_lib.Config, described: system.System, data: dataset.Dataset, mesh: Any
+) -> tuple[steps.TrainStep, state_lib.TrainState]:
+    optimizer = optim.build(config.optimizer, 1000)
+    batch = system.abstract_batch(data.schema, config.training.batch_size)
+    state = state_lib.create(described.model, optimizer, batch, config.seed, mesh)
+    step = steps.make_train_step(described.model, optimizer, described.objective)
+    return steps.jit_train_step(step, state, mesh), state
+
+
+def _consume(batches: Iterable[feed.Batch]) -> None:
+    for batch in batches:
+        jax.block_until_ready(batch)
+
+
+def _alternate(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """Median seconds of each, taken in turn after one unmeasured round."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(repeats + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if repeat:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(each) for name, each in seconds.items()}

@@ -1,0 +1,162 @@
+"""A dataset's card: what a person should know before training on it, as JSON and Markdown."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from msa_jax.data import builders, store
+from msa_jax.data.schema import COLUMNS
+from msa_jax.tasks import CLASS_NAMES, three_class
+
+_ROWS = 2048  # utterances that ranges are taken over at a time
+_SHOWN = 5
+
+
+def build(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
+    """The card of a prepared dataset.
+
+    Returns:
+      JSON values: `fingerprint`, `source` (format, file, digest, notes), `splits` (utterances found,
+      dropped by reason and kept, videos, class shares in [0, 1] under both closures, and for each
+      modality frames, lengths, absent utterances, and by column the least, greatest and mean value
+      and the values that were not finite), `videos_in_two_splits`, and `dropped`, the list.
+    """
+    known = builders.metadata(builder)
+    report = known.get("report", {})
+    modalities = [name for name in builder.info.features if name not in COLUMNS]
+    splits, videos = {}, {}
+    for name in store.available_splits(builder):
+        split = store.load(builder, name, modalities, max_length=np.iinfo(np.int64).max)
+        reasons = Counter(d["reason"] for d in report.get("dropped", []) if d["split"] == name)
+        videos[name] = set(split.video_ids)
+        splits[name] = {
+            "found": report.get("found", {}).get(name, len(split)),
+            "dropped": dict(reasons),
+            "kept": len(split),
+            "videos": len(videos[name]),
+            "class_shares": {closure: _shares(split, closure) for closure in _CLOSURES},
+            "modalities": {m: _modality(split, m) for m in modalities},
+        }
+    return {
+        "fingerprint": builders.fingerprint(builder),
+        "source": {
+            "format": known.get("format", ""),
+            "file": known.get("file", ""),
+            "digest": known.get("digest", ""),
+            "notes": report.get("notes", []),
+        },
+        "splits": splits,
+        "videos_in_two_splits": _shared(videos),
+        "dropped": report.get("dropped", []),
+    }
+
+
+_CLOSURES = {"closed": "[-1, 1]", "right_closed": "(-1, 1]"}
+
+
+def markdown(card: Mapping[str, Any]) -> str:
+    """The card as a page."""
+    source, splits = card["source"], card["splits"]
+    lines = [
+        f"# {card['fingerprint']}",
+        "",
+        f"From `{source['file']}` ({source['format']}, digest {source['digest']}).",
+        "",
+        *(f"- {note}" for note in source["notes"]),
+    ]
+    if card["videos_in_two_splits"]:
+        lines.append(f"- **Warning:** {videos_warning(card)}")
+    lines += ["", "## Utterances", ""]
+    rows = [["split", "found", "dropped", "kept", "videos"]]
+    for name, split in splits.items():
+        reasons = "; ".join(f"{count} {reason}" for reason, count in split["dropped"].items())
+        rows.append([name, split["found"], reasons or "none", split["kept"], split["videos"]])
+    lines += [*_table(rows), "", "## Classes, in % of the utterances kept", ""]
+    rows = [["split", "neutral is", *CLASS_NAMES["three_class"]]]
+    for name, split in splits.items():
+        for closure, words in _CLOSURES.items():
+            shares = [f"{100 * share:.1f}" for share in split["class_shares"][closure].values()]
+            rows.append([name, words, *shares])
+    lines += [*_table(rows), "", "## Frames", ""]
+    rows = [["split", "modality", "channels", "frames", "median", "longest", "absent", "repaired"]]
+    for name, split in splits.items():
+        for modality, entry in split["modalities"].items():
+            length = entry["lengths"]
+            rows.append(
+                [name, modality, entry["channels"], entry["frames"], length["median"]]
+                + [length["longest"], entry["absent"], sum(entry["not_finite"])]
+            )
+    lines += _table(rows)
+    lines += [
+        "",
+        "Median and longest are frames an utterance; absent counts utterances without the modality;",
+        "repaired counts values that were not finite and became 0. Ranges by column: card.json.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def videos_warning(card: Mapping[str, Any]) -> str:
+    """What is wrong with a card's videos, in a sentence; empty where nothing is."""
+    shared = card["videos_in_two_splits"]
+    if not shared:
+        return ""
+    some = "; ".join(
+        f"{len(names)} in {pair} ({', '.join(names[:_SHOWN])}{', ...' if names[_SHOWN:] else ''})"
+        for pair, names in shared.items()
+    )
+    return f"videos are in two splits, and utterances of a video are alike: {some}."
+
+
+def _modality(split: store.Split, modality: str) -> dict[str, Any]:
+    lengths = split.sequences[modality].lengths
+    low = np.full(split.channels[modality], np.inf)
+    high, total = -low, np.zeros(split.channels[modality])
+    for start in range(0, len(split), _ROWS):
+        frames = split.frames(modality, np.arange(start, min(start + _ROWS, len(split))))
+        if len(frames):
+            low, high = np.minimum(low, frames.min(axis=0)), np.maximum(high, frames.max(axis=0))
+            total += frames.sum(axis=0, dtype=np.float64)
+    frames = int(lengths.sum())
+    columns = {"least": low, "greatest": high, "mean": total / max(frames, 1)}
+    return {
+        "channels": split.channels[modality],
+        "frames": frames,
+        "absent": int((lengths == 0).sum()),
+        "lengths": {
+            "shortest": int(lengths.min(initial=0)),
+            "median": float(np.median(lengths)) if len(lengths) else 0.0,
+            "mean": round(float(lengths.mean()), 2) if len(lengths) else 0.0,
+            "longest": int(lengths.max(initial=0)),
+        },
+        "not_finite": split.sequences[modality].repaired.tolist(),
+        "columns": {
+            name: [round(float(v), 6) if np.isfinite(v) else None for v in values]
+            for name, values in columns.items()
+        },
+    }
+
+
+def _shares(split: store.Split, closure: str) -> dict[str, float]:
+    names = CLASS_NAMES["three_class"]
+    counts = np.bincount(three_class(split.scores, closure), minlength=len(names))
+    return {
+        name: round(float(count / max(len(split), 1)), 6)
+        for name, count in zip(names, counts, strict=True)
+    }
+
+
+def _shared(videos: Mapping[str, set[str]]) -> dict[str, list[str]]:
+    """`{"train and test": [video ids]}` of the pairs of splits that share any."""
+    names = list(videos)
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    return {
+        f"{a} and {b}": sorted(videos[a] & videos[b]) for a, b in pairs if videos[a] & videos[b]
+    }
+
+
+def _table(rows: list[list[Any]]) -> list[str]:
+    shown = [f"| {' | '.join(map(str, row))} |" for row in rows]
+    return [shown[0], "|" + " --- |" * len(rows[0]), *shown[1:]]

@@ -1,0 +1,81 @@
+"""Prepares a dataset under a name of its own, with a card."""
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from msa_jax.data import builders, card, sources
+from msa_jax.errors import UserError
+from msa_jax.workdir import write_json, write_text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A prepared dataset.
+
+    Attributes:
+      builder: opens it.
+      card: see `card.build`; also `card.json` and `card.md` in `directory`.
+      directory: where it is.
+      was_there: whether it had been prepared before.
+    """
+
+    builder: tfds.core.DatasetBuilder
+    card: dict[str, Any]
+    directory: Path
+    was_there: bool
+
+
+def prepare(
+    source: str, name: str, data_dir: str, *, split_column: str = "split", overwrite: bool = False
+) -> Prepared:
+    """Prepares `source` as the dataset `name`, to train on with `--config.data.name`.
+
+    Nothing is changed before the new dataset is whole: an interrupted preparation can be repeated.
+
+    Args:
+      source: a file or folder in any format of `msa_jax.data.sources`.
+      name: of the dataset.
+      data_dir: where prepared datasets live; empty for TFDS's default.
+      split_column: of a features file or table.
+      overwrite: replace a dataset of that name that has another content.
+
+    Raises:
+      UserError: if the source is refused, or the name is taken by other content.
+    """
+    builders.check_name(name)
+    directory = builders.named_directory(name, data_dir)
+    there = builders.open_named(name, data_dir)
+    same = there is not None and builders.metadata(there).get("digest") == sources.digest(source)
+    if there is not None and not same and not overwrite:
+        raise UserError(
+            f"{directory} was prepared from other data "
+            f"({builders.metadata(there).get('file', 'unknown')}). Choose another --name, or replace "
+            "it with --overwrite."
+        )
+    if not same:
+        _replace(directory, builders.FileConfig(name=name, path=source, split_column=split_column))
+    builder = builders.open_named(name, data_dir)
+    assert builder is not None
+    page = card.build(builder)
+    write_json(directory / "card.json", page)
+    write_text(directory / "card.md", card.markdown(page))
+    return Prepared(builder=builder, card=page, directory=directory, was_there=same)
+
+
+def _replace(directory: Path, config: builders.FileConfig) -> None:
+    """Writes the dataset beside its place, then puts it there."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=".preparing-", dir=directory.parent))
+    try:
+        builder = builders.write(builders.Utterances, config, str(beside))
+        if directory.exists():
+            os.rename(directory, beside / "replaced")
+        os.rename(builder.data_dir, directory)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

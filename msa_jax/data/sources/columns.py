@@ -1,0 +1,85 @@
+"""Checks on the columns of people's own files, the same for features files and tables."""
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from msa_jax.data.schema import RESERVED, SCORE_RANGE, SPLITS
+from msa_jax.errors import UserError, nearest
+
+LARGEST_SEGMENT = 2**31 - 1  # segments are stored as int32
+_MODALITY = re.compile(r"[A-Za-z0-9_-]+")
+
+# Names a row for a person: its id, and its line where there are lines.
+Name = Callable[[int], str]
+
+
+def check_modality(path: str, modality: str) -> None:
+    """Checks that a modality can have this name.
+
+    Raises:
+      UserError: if it already means something else, or holds anything but letters, digits, `_`
+        and `-`.
+    """
+    if modality in RESERVED or modality.endswith("_mask"):
+        raise UserError(
+            f"{path}: {modality!r} cannot name a modality, it already means something else. "
+            "Rename it."
+        )
+    if not _MODALITY.fullmatch(modality):
+        raise UserError(
+            f"{path}: {modality[:100]!r} cannot name a modality: expected letters, digits, _ and "
+            "-. Rename it."
+        )
+
+
+def check_scores(path: str, scores: np.ndarray, name: Name) -> None:
+    """Checks scores [N].
+
+    Raises:
+      UserError: if any is outside [-3, 3] or not a number.
+    """
+    low, high = SCORE_RANGE
+    outside = ~((scores >= low) & (scores <= high))
+    if outside.any():
+        shown = ", ".join(f"{scores[row]} for {name(row)}" for row in np.flatnonzero(outside)[:3])
+        raise UserError(
+            f"{path}: {outside.sum()} of {len(scores)} scores are outside [{low:g}, {high:g}] or "
+            f"not a number: {shown}. Correct or drop these rows."
+        )
+
+
+def check_splits(path: str, column: str, splits: Sequence[str], name: Name) -> None:
+    """Checks the split of each row.
+
+    Raises:
+      UserError: if any is neither train, valid nor test.
+    """
+    for row, split in enumerate(splits):
+        if split not in SPLITS:
+            raise UserError(
+                f"{path}: {column} holds {split[:100]!r} for {name(row)}; expected train, valid or "
+                f"test. {nearest(split[:100], SPLITS)}"
+            )
+
+
+def check_unique(path: str, ids: Sequence[str], name: Name) -> None:
+    """Checks that every utterance has an id of its own.
+
+    Raises:
+      UserError: if an id is empty or occurs more than once.
+    """
+    seen: dict[str, int] = {}
+    again: dict[str, int] = {}
+    for row, own in enumerate(ids):
+        if not own:
+            raise UserError(f"{path}: the id of {name(row)} is empty. Every utterance needs one.")
+        if seen.setdefault(own, row) != row:
+            again.setdefault(own, row)
+    if again:
+        own, row = next(iter(again.items()))
+        raise UserError(
+            f"{path}: {len(again)} ids occur more than once, for example {name(seen[own])} and "
+            f"again {name(row)}. Every utterance needs its own id."
+        )

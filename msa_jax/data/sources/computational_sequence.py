@@ -1,0 +1,254 @@
+"""One `.csd` file of the CMU-MultimodalSDK: a computational sequence, read as untrusted HDF5.
+
+A file holds one group, the root, with `data/<video>/features` [n, C] and `data/<video>/intervals`
+[n, 2] in seconds (mmsdk/mmdatasdk/computational_sequence/file_ops.py). Entries named `<video>[0]`,
+`<video>[1]` and so on are parts of a video and are joined, as the SDK does.
+
+Nothing outside the file is ever opened: links other than hard ones, external storage and virtual
+datasets are refused, and references are no numbers. What a dataset claims to hold is checked
+before memory is taken for it.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from msa_jax.errors import UserError
+
+# A dataset may take 1 GiB once unpacked: nearly ten hours of COVAREP. Beyond 64 MiB it may not be
+# more than 200 times as large as what is stored, or a small file could fill the memory.
+MAX_BYTES = 2**30
+FREE_BYTES = 2**26
+MAX_RATIO = 200
+MAX_WORD_BYTES = 1000
+MAX_SECONDS = 1_000_000
+
+Rows = tuple[np.ndarray, Any]
+
+
+class ComputationalSequence:
+    """A file whose structure has been checked; a video's rows are read as they are asked for.
+
+    Attributes:
+      path: the file.
+      root: its root group's name.
+      strings: whether its features are strings (words) rather than numbers.
+      channels: C, the columns of its features.
+      rows: `{video: rows}` of the videos that have any, by name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file, checks every entry's structure and closes it.
+
+        Raises:
+          UserError: if it is no HDF5 file, is damaged, reaches outside itself or is not laid out
+            as a computational sequence; the message names the entry.
+        """
+        self.path = path
+        self.rows: dict[str, int] = {}
+        self.strings = False
+        self.channels = 0
+        self._entries: dict[str, list[str]] = {}
+        with self._refusing("cannot be read"), self._open() as file:
+            names = list(file)
+            if len(names) != 1:
+                raise self._error(
+                    f"has {len(names)} groups at its root ({', '.join(map(repr, names[:3]))}): "
+                    "expected one, which holds data and metadata. It is not a .csd file of the "
+                    "CMU-MultimodalSDK."
+                )
+            self.root = names[0]
+            data = self._data(file)
+            for entry in sorted(data):
+                self._check(data, entry)
+        if not self._entries:
+            raise self._error("has no rows in any video. Download it again or remove it.")
+
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[Callable[[str], Rows]]:
+        """Opens the file for a function that reads a video by its id.
+
+        It returns the intervals [n, 2] float32, at most MAX_SECONDS, and the features: [n, C] float32 with any
+        non-finite values they have, or a list of n words.
+
+        Raises:
+          UserError: if the file is damaged or has changed, if an interval is out of range, or a
+            word is not UTF-8.
+        """
+        with contextlib.ExitStack() as stack:
+            with self._refusing("cannot be read"):
+                data = self._data(stack.enter_context(self._open()))
+
+            def read(video: str) -> Rows:
+                with self._refusing(f"{video!r} cannot be read"):
+                    parts = [self._read(data, entry) for entry in self._entries[video]]
+                    intervals = np.concatenate([part[0] for part in parts])
+                    if self.strings:
+                        return intervals, [word for part in parts for word in part[1]]
+                    return intervals, np.concatenate([part[1] for part in parts])
+
+            yield read
+
+    def _check(self, data: h5py.Group, entry: str) -> None:
+        """Checks an entry's structure and notes its rows and what its features are."""
+        try:
+            (self.root + entry).encode()
+        except UnicodeEncodeError:
+            raise self._error(
+                f"names {entry!r} in {self.root!r} not in UTF-8. Rename it."
+            ) from None
+        features, intervals = self._entry(data, entry)
+        if not len(features) and not len(intervals):
+            return
+        if not self._entries:
+            self.strings = h5py.check_string_dtype(features.dtype) is not None
+        if self.strings:
+            fits, expected = h5py.check_string_dtype(features.dtype) is not None, "strings"
+        else:
+            fits, expected = features.dtype.kind in "fiu", "numbers"
+        if not fits:
+            raise self._error(
+                f"{entry!r} has features of type {features.dtype}: expected {expected}. Download "
+                "the file again or remove the entry."
+            )
+        if intervals.dtype.kind not in "fiu" or intervals.shape[1:] != (2,):
+            raise self._error(
+                f"{entry!r} has intervals {intervals.shape} of type {intervals.dtype}: expected "
+                "numbers [n, 2], start and end in seconds. Correct or remove the entry."
+            )
+        if features.ndim != 2 or len(features) != len(intervals) or not features.shape[1]:
+            raise self._error(
+                f"{entry!r} has features {features.shape} and intervals {intervals.shape}: "
+                "expected [n, C] and [n, 2], a row each. Correct or remove the entry."
+            )
+        if not self._entries:
+            self.channels = 1 if self.strings else int(features.shape[1])
+        if features.shape[1] != self.channels:
+            raise self._error(
+                f"{entry!r} has features {features.shape}: expected {self.channels} columns, as "
+                f"{'words have' if self.strings else 'the entries before have'}. Correct or "
+                "remove the entry."
+            )
+        video = entry.split("[")[0]
+        self._entries.setdefault(video, []).append(entry)
+        self.rows[video] = self.rows.get(video, 0) + len(features)
+
+    def _read(self, data: h5py.Group, entry: str) -> Rows:
+        features, intervals = self._entry(data, entry)
+        # HDF5 converts, so that a value beyond float32 becomes infinite without a warning.
+        times = intervals.astype(np.float32)[()]
+        # Written so that it also refuses what is not a number.
+        wrong = ~(np.abs(times) <= MAX_SECONDS).all(axis=1)
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise self._error(
+                f"{entry!r} has the interval {times[row].tolist()} in row {row}: expected seconds, "
+                f"finite and at most {MAX_SECONDS:,}. Correct or remove the entry."
+            )
+        values = self._words(features, entry) if self.strings else features.astype(np.float32)[()]
+        if len(values) != len(times):
+            raise self._error(f"{entry!r} has changed since it was checked. Start again.")
+        return times, values
+
+    def _words(self, features: h5py.Dataset, entry: str) -> list[str]:
+        """The words of an entry."""
+        block = len(features)
+        if features.dtype.kind == "O":
+            # Any number of rows may point at one long string, which is at most as long as the file.
+            block = min(block, max(1, FREE_BYTES // self.path.stat().st_size))
+        words = []
+        for start in range(0, len(features), block):
+            for word in features[start : start + block, 0].tolist():
+                if len(word) > MAX_WORD_BYTES:
+                    raise self._error(
+                        f"{entry!r} has a word of {len(word)} bytes: expected at most "
+                        f"{MAX_WORD_BYTES}. Correct or remove the entry."
+                    )
+                try:
+                    words.append(word.decode())
+                except UnicodeDecodeError as error:
+                    raise self._error(
+                        f"{entry!r} has the word {word!r} in row {len(words)}, which is not UTF-8. "
+                        "Write the words again in UTF-8."
+                    ) from error
+        return words
+
+    def _entry(self, data: h5py.Group, entry: str) -> tuple[h5py.Dataset, h5py.Dataset]:
+        """An entry's features and intervals, safe to read."""
+        group = self._member(data, entry, h5py.Group)
+        return self._dataset(group, "features"), self._dataset(group, "intervals")
+
+    def _data(self, file: h5py.File) -> h5py.Group:
+        return self._member(self._member(file, self.root, h5py.Group), "data", h5py.Group)
+
+    def _dataset(self, group: h5py.Group, name: str) -> h5py.Dataset:
+        """A dataset that lies in this file and fits into memory."""
+        dataset = self._member(group, name, h5py.Dataset)
+        # Asked before anything else: even its shape would open a virtual dataset's sources.
+        if dataset.is_virtual or dataset.external:
+            raise self._error(
+                f"keeps {dataset.name!r} in other files, which are never opened. Copy its values "
+                "into this file."
+            )
+        if dataset.shape is None or dataset.ndim == 0:
+            raise self._error(f"holds no rows in {dataset.name!r}. Download the file again.")
+        held = (
+            max(math.prod(dataset.shape), math.prod(dataset.chunks or ())) * dataset.dtype.itemsize
+        )
+        stored = min(dataset.id.get_storage_size(), self.path.stat().st_size)
+        if held > MAX_BYTES or held > max(FREE_BYTES, MAX_RATIO * stored):
+            raise self._error(
+                f"claims {held:,} bytes for {dataset.name!r}, of which {stored:,} are stored: "
+                f"expected at most {MAX_BYTES:,}, and {MAX_RATIO} times what is stored. Download "
+                "the file again, or cut the video."
+            )
+        return dataset
+
+    def _member(self, group: h5py.Group, name: str, kind: type) -> Any:
+        """A group or dataset that `group` itself holds, reached without following other links."""
+        links, key = group.id.links, name.encode("utf-8", "surrogateescape")
+        expected = "group" if kind is h5py.Group else "dataset"
+        if not links.exists(key):
+            found = ", ".join(map(repr, list(group)[:5]))
+            raise self._error(
+                f"has no {expected} {name!r} in {group.name!r}; found: {found or 'nothing'}. It is "
+                "not a complete .csd file of the CMU-MultimodalSDK."
+            )
+        if links.get_info(key).type != h5py.h5l.TYPE_HARD:
+            raise self._error(
+                f"links {name!r} in {group.name!r} to another place, and links are never "
+                "followed. Copy what it points to into this file."
+            )
+        member = group[name]
+        if not isinstance(member, kind):
+            raise self._error(
+                f"has something other than a {expected} under {name!r} in {group.name!r}. It is "
+                "not a .csd file of the CMU-MultimodalSDK."
+            )
+        return member
+
+    def _open(self) -> h5py.File:
+        if not self.path.is_file():
+            raise self._error("is not a file. Remove it.")
+        return h5py.File(self.path, "r")
+
+    @contextlib.contextmanager
+    def _refusing(self, what: str) -> Iterator[None]:
+        """Turns whatever h5py raises on a damaged file, which is anything, into a UserError."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            raise self._error(
+                f"{what} ({type(error).__name__}: {error}). It is not an HDF5 file, or it is "
+                "damaged or incomplete: download it again."
+            ) from error
+
+    def _error(self, message: str) -> UserError:
+        return UserError(f"{self.path}: {message}")
