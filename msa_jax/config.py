@@ -31,7 +31,8 @@ class Data:
         `~/tensorflow_datasets`).
       modalities: the modalities to use, in the order in which they are joined.
       split_column: the column of a features file or table that holds train, valid or test.
-      size: of the synthetic dataset: quick (5,000 + 1,000 + 2,000) or full (MOSEI's sizes).
+      size: of the synthetic dataset: quick (5,000 + 1,000 + 2,000), full (MOSEI's sizes) or tenfold
+        (to try out what does not fit).
       seed: of the synthetic dataset's generator. The dataset is not part of a run's randomness.
       max_length: frames kept of a modality's sequence, from its start; the field uses 50.
       normalize: z-score each column with statistics of the train split.
@@ -46,7 +47,7 @@ class Data:
     dir: str = ""
     modalities: tuple[str, ...] = ("text", "audio", "vision")
     split_column: str = "split"
-    size: Literal["quick", "full"] = "full"
+    size: Literal["quick", "full", "tenfold"] = "full"
     seed: int = 0
     max_length: int = 50
     normalize: bool = True

@@ -1,7 +1,10 @@
 """Measures speed on this machine, as ratios within one run.
 
 python scripts/benchmark.py input [--config=configs/attention.py] [--data_dir=DIR] [--out=FILE.json]
-  what the input pipeline delivers, stage by stage, and what that costs a train step
+  what the input pipeline delivers, in examples a second, stage by stage, and what that costs a
+  train step
+python scripts/benchmark.py stream --size=tenfold [...]
+  one epoch of ten times CMU-MOSEI through the streaming feed, and the memory it takes
 """
 
 import argparse
@@ -18,35 +21,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["input"])
+    parser.add_argument("what", choices=["input", "stream"])
     parser.add_argument(
         "--config", default="configs/attention.py", help="FILE.py or FILE.py:variant"
     )
     parser.add_argument("--data_dir", default="", help="where prepared datasets live")
-    parser.add_argument("--batches", type=int, default=200, help="of a measurement")
+    parser.add_argument("--size", default="full", help="of the synthetic dataset")
+    parser.add_argument("--batches", type=int, default=200, help="of a measurement, for input")
     parser.add_argument("--out", help="JSON file for the figures")
     args = parser.parse_args()
 
     from msa_jax import workdir
-    from msa_jax.benchmarks import input as input_benchmark
+    from msa_jax.benchmarks import input as benchmark
 
     config = _load(args.config)
-    config.data.dir = args.data_dir
+    config.data.update(dir=args.data_dir, size=args.size)
     try:
-        found = input_benchmark.measure(config, batches=args.batches)
+        if args.what == "input":
+            found = benchmark.measure(config, batches=args.batches)
+        else:
+            found = benchmark.measure_stream(config)
     except UserError as error:
         sys.exit(f"error: {error}")
-    print(f"{found['dataset']}, batches of {found['batch_size']}, examples a second")
-    for group in ("stages", "training"):
-        print(f"{group}:")
-        for name, rate in found[group].items():
-            print(f"  {name:24s} {rate:12,.0f}")
-    for name, ratio in found["ratios"].items():
-        print(f"{name}: {ratio:.2f}")
-    print(f"real frames among those computed: {100 * found['frames']:.1f} %")
-    print(f"peak memory: {found['peak_memory_gb']:.2f} GB")
+    _show(found)
     if args.out:
         workdir.write_json(args.out, found)
+
+
+def _show(found: dict[str, Any], indent: str = "") -> None:
+    for name, value in found.items():
+        if isinstance(value, dict):
+            print(f"{indent}{name}")
+            _show(value, indent + "  ")
+        elif isinstance(value, float):
+            print(f"{indent}{name:32s} {value:12,.{0 if value > 1000 else 2}f}")
+        else:
+            print(f"{indent}{name:32s} {value}")
 
 
 def _load(name: str) -> Any:

@@ -132,6 +132,34 @@ def measure(config: Any, batches: int = 200, repeats: int = 3) -> dict[str, Any]
     }
 
 
+def measure_stream(config: Any) -> dict[str, Any]:
+    """Streams one epoch of the train split to the devices.
+
+    Returns:
+      JSON values: `dataset`, `gigabytes` of frames streamed, `seconds`, `examples_per_second` and
+      `peak_memory_gb` of the process, which includes what was used to prepare the data if they
+      were not there yet.
+    """
+    resolved = config_lib.resolve(config)
+    mesh = sharding.build_mesh(resolved.mesh)
+    data = dataset.load(resolved.data)
+    train = data.splits["train"]
+    assigned = dataset.assign(train, data.buckets)
+    plan = order.TrainOrder(assigned, resolved.training.batch_size, resolved.seed)
+    task = system.build(resolved).task
+    source = feed.build(train, task, data.buckets, sharding.over_data(mesh), how="stream")
+    start = time.perf_counter()
+    _consume(source(plan, 0, plan.steps_per_epoch))
+    seconds = time.perf_counter() - start
+    return {
+        "dataset": data.schema.fingerprint,
+        "gigabytes": train.size / 1e9,
+        "seconds": seconds,
+        "examples_per_second": len(train) / seconds,
+        "peak_memory_gb": peak_memory_gb(),
+    }
+
+
 def peak_memory_gb() -> float:
     """The most memory that this process has held, in GB (10^9 bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -35,6 +35,7 @@ CHANNELS = {"text": 300, "audio": 74, "vision": 35}
 SIZES = {
     "quick": {"train": 5000, "valid": 1000, "test": 2000},
     "full": {"train": 16326, "valid": 1871, "test": 4659},
+    "tenfold": {"train": 163260, "valid": 18710, "test": 46590},
 }
 VERSION = "1.0.0"
 

@@ -9,7 +9,12 @@ from msa_jax.data.schema import RESERVED, SCORE_RANGE, SPLITS
 from msa_jax.errors import UserError, nearest
 
 LARGEST_SEGMENT = 2**31 - 1  # segments are stored as int32
+# A file may unpack to anything below `LARGE` bytes; beyond that, to so many times its size. Padded
+# features shrink up to some ten times, zeros a thousand times.
+LARGE = 1 << 30
+LARGEST_RATIO = 200
 _MODALITY = re.compile(r"[A-Za-z0-9_-]+")
+_NUMBERED = re.compile(r"(.+)_([0-9]+)")
 
 # Names a row for a person: its id, and its line where there are lines.
 Name = Callable[[int], str]
@@ -32,6 +37,36 @@ def check_modality(path: str, modality: str) -> None:
             f"{path}: {modality[:100]!r} cannot name a modality: expected letters, digits, _ and "
             "-. Rename it."
         )
+
+
+def numbered(path: str, names: Sequence[str]) -> dict[str, int]:
+    """`{modality: C}` of the columns named `{modality}_0` to `{modality}_{C-1}`, by name.
+
+    Raises:
+      UserError: if a number is missing or has leading zeros, or if the modality's name is no good.
+    """
+    numbers: dict[str, set[int]] = {}
+    for name in names:
+        match = _NUMBERED.fullmatch(name)
+        if match is None or name.startswith("split_"):
+            continue
+        modality, number = match.groups()
+        if len(number) > 9 or str(int(number)) != number:
+            raise UserError(
+                f"{path}: the column {name[:100]!r} is numbered in a way of its own: expected "
+                f"{modality[:100]}_0, {modality[:100]}_1 and so on, without leading zeros."
+            )
+        numbers.setdefault(modality, set()).add(int(number))
+    for modality, found in numbers.items():
+        check_modality(path, modality)
+        missing = next(number for number in range(len(found) + 1) if number not in found)
+        if missing < len(found):
+            raise UserError(
+                f"{path}: the column {modality}_{missing} is missing; {modality} goes up to "
+                f"{modality}_{max(found)}. Number its columns from 0 without a gap, or rename "
+                "columns that hold no features."
+            )
+    return {modality: len(numbers[modality]) for modality in sorted(numbers)}
 
 
 def check_scores(path: str, scores: np.ndarray, name: Name) -> None:

@@ -11,6 +11,9 @@ before memory is taken for it.
 
 import contextlib
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,49 @@ MAX_RATIO = 200
 MAX_WORD_BYTES = 1000
 MAX_SECONDS = 1_000_000
 
+# How long a second process may take over words of variable length: this and a second per 1,000.
+PATIENCE = 60.0
+
 Rows = tuple[np.ndarray, Any]
+
+
+def open_sequence(path: Path) -> "ComputationalSequence":
+    """A checked file; words of variable length have been read once, in a process of their own.
+
+    On damaged strings of variable length libhdf5 (1.14.6) may loop for ever, where nothing can
+    interrupt it. The CMU-MultimodalSDK's own words have a fixed length and skip this.
+
+    Raises:
+      UserError: as `ComputationalSequence` does, or if that process crashes or does not end.
+    """
+    sequence = ComputationalSequence(path)
+    if not sequence.variable:
+        return sequence
+    package = str(Path(__file__).parents[3])
+    try:
+        subprocess.run(
+            [sys.executable, "-c", f"from {__name__} import read_all; read_all()", str(path)],
+            env={**os.environ, "PYTHONPATH": package},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=PATIENCE + sum(sequence.rows.values()) / 1000,
+            check=True,
+        )
+    except subprocess.SubprocessError as error:
+        raise UserError(
+            f"{path}: its words cannot be read ({type(error).__name__}). The file is damaged: "
+            "download it again, or write its words as strings of fixed length."
+        ) from error
+    return sequence
+
+
+def read_all() -> None:
+    """Reads the file that the command line names; what is wrong with it is told by the caller."""
+    with contextlib.suppress(UserError):
+        sequence = ComputationalSequence(Path(sys.argv[1]))
+        with sequence.reader() as read:
+            for video in sequence.rows:
+                read(video)
 
 
 class ComputationalSequence:
@@ -38,6 +83,7 @@ class ComputationalSequence:
       path: the file.
       root: its root group's name.
       strings: whether its features are strings (words) rather than numbers.
+      variable: whether any of these strings are of variable length.
       channels: C, the columns of its features.
       rows: `{video: rows}` of the videos that have any, by name.
     """
@@ -52,6 +98,7 @@ class ComputationalSequence:
         self.path = path
         self.rows: dict[str, int] = {}
         self.strings = False
+        self.variable = False
         self.channels = 0
         self._entries: dict[str, list[str]] = {}
         with self._refusing("cannot be read"), self._open() as file:
@@ -73,8 +120,8 @@ class ComputationalSequence:
     def reader(self) -> Iterator[Callable[[str], Rows]]:
         """Opens the file for a function that reads a video by its id.
 
-        It returns the intervals [n, 2] float32, at most MAX_SECONDS, and the features: [n, C] float32 with any
-        non-finite values they have, or a list of n words.
+        It returns the intervals [n, 2] float32, at most MAX_SECONDS, and the features: [n, C]
+        float32 with any non-finite values they have, or a list of n words.
 
         Raises:
           UserError: if the file is damaged or has changed, if an interval is out of range, or a
@@ -136,6 +183,7 @@ class ComputationalSequence:
             )
         video = entry.split("[")[0]
         self._entries.setdefault(video, []).append(entry)
+        self.variable |= features.dtype.kind == "O"
         self.rows[video] = self.rows.get(video, 0) + len(features)
 
     def _read(self, data: h5py.Group, entry: str) -> Rows:

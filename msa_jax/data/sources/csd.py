@@ -17,7 +17,7 @@ import numpy as np
 
 from msa_jax.data.schema import RESERVED, SCORE_RANGE, SPLITS, Utterance
 from msa_jax.data.sources import alignment
-from msa_jax.data.sources.computational_sequence import ComputationalSequence, Rows
+from msa_jax.data.sources.computational_sequence import ComputationalSequence, Rows, open_sequence
 from msa_jax.data.sources.contract import Dropped, Report
 from msa_jax.data.sources.folds import load_folds
 from msa_jax.errors import UserError, nearest
@@ -304,7 +304,7 @@ def _sequences(folder: Path) -> dict[str, ComputationalSequence]:
         raise UserError(f"{folder} holds no .csd file: expected those of the CMU-MultimodalSDK.")
     sequences: dict[str, ComputationalSequence] = {}
     for path in paths:
-        sequence = ComputationalSequence(path)
+        sequence = open_sequence(path)
         role = _role(sequence)
         if role in sequences:
             raise UserError(

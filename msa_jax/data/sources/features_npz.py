@@ -187,7 +187,7 @@ class FeaturesFile(Source):
         }
         expected = {"segment": ("iu", "integers"), "start": ("iuf", "seconds")}
         expected["end"] = expected["start"]
-        for name in optional.keys() & self._arrays.keys():
+        for name in [name for name in optional if name in self._arrays]:
             kinds, words = expected.get(name, ("US", "strings"))
             column = self._column(name)
             if column.dtype.kind not in kinds:

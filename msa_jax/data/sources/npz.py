@@ -12,17 +12,14 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
 
+from msa_jax.data.sources.columns import LARGE, LARGEST_RATIO
 from msa_jax.errors import UserError
 
-# Zeros shrink a thousandfold and real features at most a few times; padded sequences are in
-# between. Small files may unpack to anything below `LARGE` bytes.
-LARGE = 1 << 30
-LARGEST_RATIO = 200
 _DEFLATE_RATIO = 1032  # no deflated byte makes more: https://zlib.net/zlib_tech.html
 _ENCRYPTED = 0x1
 # NumPy refuses to evaluate longer headers; its own take about a hundred bytes.
@@ -173,7 +170,7 @@ def _array(
     return array
 
 
-def _fill(content: np.ndarray, stream: BinaryIO) -> int:
+def _fill(content: np.ndarray, stream: IO[bytes]) -> int:
     """Reads bytes [n] from a stream bit by bit; returns how many there were."""
     filled = 0
     while filled < content.size:

@@ -98,17 +98,21 @@ class _File:
         self.reads = 0
 
     def read(self, count: int) -> bytes | memoryview:
-        end = self.position + count
-        if end > self.size:
-            raise self._truncated(f"{count} bytes are announced and {self.size - self.position}")
+        self.expect(count)
         self.reads += 1
         if self.reads > MOST_VALUES:
             raise UserError(
                 f"{self.path} holds more than {MOST_VALUES} single values: expected NumPy arrays. "
                 "Write it anew with numbers in arrays, not in lists."
             )
-        start, self.position = self.position, end
+        start, end = self.position, self.position + count
+        self.position = end
         return self.view[start:end] if count >= _LARGE else self.data[start:end]
+
+    def expect(self, count: int) -> None:
+        left = self.size - self.position
+        if count > left:
+            raise self._truncated(f"{count} bytes are announced and {left}")
 
     def readline(self) -> bytes:
         end = self.data.find(b"\n", self.position) + 1
@@ -288,7 +292,7 @@ class _Machine(_Base):
     def load_frame(self) -> None:
         # Frames only group reads. One read at a time leaves large arrays where they are, also in
         # the files of Python 3.6 and before, whose frames hold them.
-        self.read(8)
+        self.file.expect(int.from_bytes(self.read(8), "little"))
 
     def load_bytearray8(self) -> None:
         self.append(self.read(int.from_bytes(self.read(8), "little")))

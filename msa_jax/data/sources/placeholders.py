@@ -15,7 +15,7 @@ import numpy as np
 # Far above any feature file: arrays hold the numbers, and an array counts as one.
 MOST_VALUES = 30_000_000
 _DEEPEST = 60
-_DTYPE = re.compile(r"b1|[iu][1248]|f[248]|[SU]\d{1,8}|O[48]?")
+_DTYPE = re.compile(r"b1|[iu][1248]|f[248]|[SU][0-9]{1,8}|O[48]?")
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -149,7 +149,7 @@ class Converter:
             return np.frombuffer(data, np.uint8) != 0
         if dtype.kind == "U":
             self._spend(len(data))
-            if np.frombuffer(data, dtype.byteorder.replace("=", "<") + "u4").max() > 0x10FFFF:
+            if np.frombuffer(data, dtype.str[0] + "u4").max() > 0x10FFFF:
                 raise ValueError("an array of strings holds what is no character")
         return np.frombuffer(data, dtype)
 

@@ -1,0 +1,136 @@
+"""Rows of a .csv or .tsv table, one at a time."""
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from msa_jax.data.sources import columns
+from msa_jax.data.sources.table_rows import Row
+from msa_jax.errors import UserError
+
+_LONGEST_LINE = 64 << 20
+
+
+class CsvRows:
+    """A .csv (commas) or .tsv (tabs) file in UTF-8 with a header; see `table_rows.Rows`.
+
+    An empty cell is an unknown value, in a modality NaN; where all of a modality's cells are empty,
+    it is absent.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Reads the header.
+
+        Raises:
+          UserError: if there is none, a name occurs twice, or a modality's numbers have gaps.
+        """
+        self.path = path
+        self._delimiter = "\t" if path.lower().endswith(".tsv") else ","
+        header = next(self._records(), None)
+        if header is None:
+            raise UserError(f"{path} is empty: expected a header and a row for each utterance.")
+        self.names = tuple(header[1])
+        twice = sorted({name for name in self.names if name and self.names.count(name) > 1})
+        if twice:
+            raise UserError(f"{path}: the column {twice[0][:100]!r} occurs twice in the header.")
+        self.channels = columns.numbered(path, self.names)
+        self.features = frozenset(
+            f"{m}_{c}" for m, size in self.channels.items() for c in range(size)
+        )
+
+    def rows(
+        self, names: Sequence[str], modalities: Sequence[str], keep: np.ndarray | None = None
+    ) -> Iterator[Row]:
+        """See `table_rows.Rows`."""
+        position = {name: index for index, name in enumerate(self.names)}
+        wanted = {name: position[name] for name in names}
+        features = {
+            m: [position[f"{m}_{channel}"] for channel in range(self.channels[m])]
+            for m in modalities
+        }
+        records = self._records()
+        next(records, None)
+        for number, (line, cells) in enumerate(records):
+            if keep is not None and not (number < len(keep) and keep[number]):
+                continue
+            place = f"{self.path}, line {line}"
+            if len(cells) != len(self.names):
+                raise UserError(
+                    f"{place} has {len(cells)} cells, the header {len(self.names)}. A cell that "
+                    "holds the separator or a line break needs quotes."
+                )
+            yield Row(
+                number=number,
+                place=place,
+                values={name: cells[index] or None for name, index in wanted.items()},
+                frames={m: self._frames(place, cells, where) for m, where in features.items()},
+            )
+
+    def _frames(self, place: str, cells: Sequence[str], where: Sequence[int]) -> np.ndarray:
+        """One vector [1, C] float32, or [0, C] where all its cells are empty."""
+        own = [cells[index] for index in where]
+        if not any(own):
+            return np.zeros((0, len(own)), np.float32)
+        try:
+            values = [float(cell) if cell else math.nan for cell in own]
+        except ValueError:
+            index = next(index for index in where if not _is_number(cells[index]))
+            raise UserError(
+                f"{place}, column {self.names[index]}: {cells[index][:100]!r} is not a number. "
+                "Write numbers with a point, or leave the cell empty where the value is unknown."
+            ) from None
+        with np.errstate(over="ignore"):
+            return np.asarray([values], np.float64).astype(np.float32)
+
+    def _records(self) -> Iterator[tuple[int, list[str]]]:
+        """The lines at which records start, from 1, and their cells; the header is the first."""
+        try:
+            with Path(self.path).open("rb") as file:
+                lines = _lines(self.path, file)
+                reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
+                while True:
+                    line = reader.line_num + 1
+                    try:
+                        cells = next(reader)
+                    except StopIteration:
+                        return
+                    except csv.Error as error:
+                        raise UserError(
+                            f"{self.path}, line {line}: {error}. Expected cells between "
+                            f"{self._delimiter!r}, in double quotes where they hold it, a quote "
+                            "(doubled) or a line break."
+                        ) from error
+                    if cells:
+                        yield line, cells
+        except OSError as error:
+            raise UserError(f"cannot read {self.path}: {error.strerror or error}.") from error
+
+
+def _lines(path: str, file: IO[bytes]) -> Iterator[str]:
+    number = 0
+    while line := file.readline(_LONGEST_LINE):
+        number += 1
+        if len(line) == _LONGEST_LINE:
+            raise UserError(
+                f"{path}, line {number} has more than {_LONGEST_LINE >> 20} MiB: that is no row of "
+                "a table. Long sequences belong in a .parquet table or an .npz."
+            )
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}, line {number} is not UTF-8 ({error.reason} at byte {error.start}): save "
+                "the table as UTF-8 text."
+            ) from error
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell or "nan")
+    except ValueError:
+        return False
+    return True

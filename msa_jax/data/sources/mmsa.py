@@ -1,0 +1,217 @@
+"""Reads the feature pickles of MMSA (aligned_50.pkl and unaligned_50.pkl of MOSI and MOSEI, SIMS).
+
+Layout, from thuiar/MMSA, src/MMSA/data_loader.py: `{train, valid, test: {text [N, T, C], text_bert
+[N, 3, T] (token ids, mask, segment), audio, vision [N, T, C], audio_lengths, vision_lengths [N],
+regression_labels [N], id [N] (`video$_$clip`), raw_text [N]}}`, padded with zeros on the right.
+Lengths stand in the mask and the two lists, which aligned files lack: there the text's length holds
+for all. `text_bert`, the lists and `raw_text` may be missing, `classification_labels` and the
+labels of single modalities (SIMS) are not read.
+
+We differ from MMSA, which feeds padding to its models: frames beyond the length are left out, and a
+modality of zeros alone is absent.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msa_jax.data.schema import Utterance
+from msa_jax.data.sources import padded, pickles
+from msa_jax.data.sources.contract import Report
+from msa_jax.errors import UserError
+
+# SHA-256 of the feature files, from MMSA's README.
+PUBLISHED = {
+    "78e0f8b5ef8ff71558e7307848fc1fa929ecb078203f565ab22b9daab2e02524": "MOSI unaligned_50.pkl",
+    "d3994fd25681f9c7ad6e9c6596a6fe9b4beb85ff7d478ba978b124139002e5f9": "MOSI aligned_50.pkl",
+    "ad8b23d50557045e7d47959ce6c5b955d8d983f2979c7d9b7b9226f6dd6fec1f": "MOSEI unaligned_50.pkl",
+    "45eccfb748a87c80ecab9bfac29582e7b1466bf6605ff29d3b338a75120bf791": "MOSEI aligned_50.pkl",
+    "c9e20c13ec0454d98bb9c1e520e490c75146bfa2dfeeea78d84de047dbdd442f": "SIMS unaligned_39.pkl",
+}
+_OWN_KEYS = {"regression_labels", "classification_labels", "text_bert", "raw_text"}
+
+
+def matches(content: Any) -> bool:
+    """Whether the content of a pickle is of this layout, complete or not."""
+    if not isinstance(content, dict):
+        return False
+    splits = (content.get(name) for name in ("train", "valid", "dev", "test"))
+    return any(isinstance(split, dict) and _OWN_KEYS & set(split) for split in splits)
+
+
+class MmsaPickle:
+    """A checked file; arrays stay memory-mapped where the pickle allows.
+
+    Ids are kept as written. The clip's number in its video becomes `segment`, counted from 1 (see
+    `padded.clips`).
+
+    Attributes:
+      format: "mmsa".
+      channels: `{modality: C}` of text, audio and vision.
+      splits: those that the file has, in the order train, valid, test.
+      report: fills while `utterances` is read.
+    """
+
+    format = "mmsa"
+
+    def __init__(self, path: str, content: Any = None, sha256: str | None = None) -> None:
+        """Checks the structure.
+
+        Args:
+          path: the file.
+          content: what `pickles.load` made of it, to spare reading it twice.
+          sha256: its checksum, at least the first 12 hexadecimal digits; computed when the first
+            split is read if None.
+
+        Raises:
+          UserError: if it cannot be read, or an array is missing, misshapen or out of range; the
+            message names the split and the key.
+        """
+        self.path = path
+        self.report = Report()
+        self._sha256 = sha256
+        self._checksum_noted = False
+        tables = padded.tables(path, pickles.load(path) if content is None else content)
+        self._arrays = padded.modalities(tables)
+        self._ids: dict[str, list[str]] = {}
+        self._scores: dict[str, np.ndarray] = {}
+        self._transcripts: dict[str, list[str]] = {}
+        self._lengths: dict[str, dict[str, np.ndarray]] = {}
+        for split, table in tables.items():
+            count = len(self._arrays[split]["text"])
+            self._ids[split] = [name for name, _ in table.names("id", count)]
+            self._scores[split] = table.scores("regression_labels", self._ids[split])
+            if "raw_text" in table.columns:
+                self._transcripts[split] = table.texts("raw_text", count)
+            self._lengths[split] = _lengths(table, self._arrays[split])
+        names = list(dict.fromkeys(name for ids in self._ids.values() for name in ids))
+        self._clips = dict(zip(names, padded.clips(names), strict=True))
+        self.splits = tuple(tables)
+        self.channels: Mapping[str, int] = {
+            modality: int(array.shape[2])
+            for modality, array in self._arrays[self.splits[0]].items()
+        }
+
+    def utterances(self, split: str) -> Iterator[Utterance]:
+        """The utterances of a split, in the file's order.
+
+        Raises:
+          UserError: if the file can no longer be read.
+        """
+        self._note_checksum()
+        arrays, names = self._arrays[split], self._ids[split]
+        ids = padded.unique(names, split, self.report)
+        self.report.found[split] = len(ids)
+        absent = dict.fromkeys(arrays, 0)
+        for row, name in enumerate(names):
+            frames = self._frames(split, row)
+            for modality in absent:
+                absent[modality] += not len(frames[modality])
+            video_id, segment = self._clips[name]
+            yield Utterance(
+                id=ids[row],
+                frames=frames,
+                score=float(self._scores[split][row]),
+                video_id=video_id,
+                segment=segment,
+                transcript=self._transcripts[split][row] if split in self._transcripts else "",
+            )
+        self.report.notes += [
+            f"{split}: {modality} is all zeros, taken as absent, in {count} of {len(ids)} "
+            "utterances."
+            for modality, count in absent.items()
+            if count
+        ]
+
+    def _frames(self, split: str, row: int) -> dict[str, np.ndarray]:
+        """Frames [T, C] of each modality of an utterance, without the padding."""
+        frames, lengths = {}, self._lengths[split]
+        steps = {modality: array.shape[1] for modality, array in self._arrays[split].items()}
+        stops: dict[str, int] = {}
+        for modality in padded.MODALITIES:
+            part = self._arrays[split][modality][row]
+            if modality in lengths:
+                stops[modality] = int(lengths[modality][row])
+            elif modality != "text" and steps[modality] == steps["text"]:
+                stops[modality] = stops["text"]
+            else:
+                stops[modality] = padded.nonzero(part)[1]
+            frames[modality] = padded.unpadded(part[: stops[modality]])
+        return frames
+
+    def _note_checksum(self) -> None:
+        if self._checksum_noted:
+            return
+        self._checksum_noted = True
+        found = self._sha256
+        if found is None:
+            try:
+                with Path(self.path).open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise UserError(f"cannot read {self.path}: {error.strerror}.") from error
+        known = [name for sha256, name in PUBLISHED.items() if sha256.startswith(found.lower())]
+        self.report.notes.append(
+            f"The checksum is that of MMSA's {known[0]}."
+            if known and len(found) >= 12
+            else f"The checksum (SHA-256 {found[:12]}...) is none of those that MMSA published."
+        )
+
+
+def _lengths(table: padded.Table, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`{modality: [N]}` of the modalities whose lengths the file tells."""
+    lengths = {}
+    if "text_bert" in table.columns:
+        lengths["text"] = _text_lengths(table, arrays["text"])
+    for modality in ("audio", "vision"):
+        key, array = f"{modality}_lengths", arrays[modality]
+        if key not in table.columns:
+            continue
+        rows = table.rows(key, len(array))
+        bad = [row for row, found in enumerate(rows) if not _is_length(found, array.shape[1])]
+        if bad:
+            shown = ", ".join(f"row {row}" for row in bad[:3])
+            raise table.refusal(
+                key,
+                f"is no whole number in [0, {array.shape[1]}], the steps of {modality}, in "
+                f"{len(bad)} rows: {shown}. Correct them, or remove {key} to cut at the last frame "
+                "that is not zero.",
+            )
+        lengths[modality] = np.array([int(found[0]) for found in rows])
+    return lengths
+
+
+def _is_length(row: tuple[Any, ...], steps: int) -> bool:
+    if len(row) != 1 or not isinstance(row[0], int | float | np.integer | np.floating):
+        return False
+    return bool(0 <= row[0] <= steps) and int(row[0]) == row[0]
+
+
+def _text_lengths(table: padded.Table, text: np.ndarray) -> np.ndarray:
+    """Steps [N] of each text: the ones of its mask, the second row of `text_bert`."""
+    tokens = table.column("text_bert")
+    expected = (len(text), 3, text.shape[1])
+    if (
+        not isinstance(tokens, np.ndarray)
+        or tokens.dtype.kind not in "fiub"
+        or tokens.shape != expected
+    ):
+        found = tokens.shape if isinstance(tokens, np.ndarray) else type(tokens).__name__
+        raise table.refusal(
+            "text_bert",
+            f"is {found}: expected numbers {expected}, the token ids, the mask and the segment of "
+            "each step of text.",
+        )
+    mask = tokens[:, 1]
+    lengths = np.sum(mask != 0, axis=1)
+    wrong = np.flatnonzero((mask != (np.arange(mask.shape[1]) < lengths[:, None])).any(axis=1))
+    if len(wrong):
+        raise table.refusal(
+            "text_bert",
+            f"has a mask (its second row) that is not ones and then zeros in {len(wrong)} rows, "
+            f"first in row {wrong[0]}. The file is damaged, or not padded on the right.",
+        )
+    return lengths

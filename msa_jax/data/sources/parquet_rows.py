@@ -1,0 +1,267 @@
+"""Rows of a .parquet table, a batch at a time; needs pyarrow, an optional extra."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msa_jax.data.schema import COLUMNS
+from msa_jax.data.sources import columns
+from msa_jax.data.sources.table_rows import Row
+from msa_jax.errors import UserError
+
+_BATCH_BYTES = 32 << 20
+_MOST_ROWS = 4096
+_TEXTS = ("id", "video_id", "transcript")
+_VECTOR, _SEQUENCE = "list of floats", "list of lists of floats"
+
+
+class ParquetRows:
+    """A .parquet file; see `table_rows.Rows`.
+
+    Besides numbered columns of numbers, a modality may be a column of its own name: lists of floats
+    (a vector an utterance) or lists of lists of floats (a sequence). A null value or null frame is
+    NaN, an empty or null list is an absent modality.
+    """
+
+    def __init__(self, path: str, split_column: str) -> None:
+        """Reads the schema, and of list columns rows up to the first that has values.
+
+        Raises:
+          UserError: if pyarrow is missing, the file is no Parquet or promises more than it can
+            hold, or a column is of another type than its name says.
+        """
+        self.path = path
+        self._arrow = _pyarrow(path)
+        with _Errors(path), self._open() as file:
+            schema = file.schema_arrow
+            self.names = tuple(schema.names)
+            if len(set(self.names)) < len(self.names):
+                raise UserError(f"{path} has two columns of the same name: rename one.")
+            self._check_promises(file)
+            types = dict(zip(self.names, schema.types, strict=True))
+        self._check_types(types, split_column)
+        numbered = columns.numbered(path, [n for n in self.names if not self._is_list(types[n])])
+        self._lists = {
+            name: kind
+            for name, given in types.items()
+            if name not in (*COLUMNS, "split", split_column) and (kind := self._kind(given))
+        }
+        for modality in self._lists:
+            columns.check_modality(path, modality)
+            if modality in numbered:
+                raise UserError(
+                    f"{path} has {modality!r} both as a list and in numbered columns: drop one."
+                )
+        for name in (f"{m}_{channel}" for m, size in numbered.items() for channel in range(size)):
+            if not self._is_number(types[name]):
+                raise UserError(
+                    f"{path}: the column {name} is {types[name]}: expected numbers, the feature "
+                    "values. Rename it if it holds no features."
+                )
+        self._numbered = numbered
+        widths = {modality: self._width(modality) for modality in self._lists}
+        self.channels = {m: (numbered | widths)[m] for m in sorted(numbered | widths)}
+        self.features = frozenset(
+            [f"{m}_{channel}" for m, size in numbered.items() for channel in range(size)]
+            + list(self._lists)
+        )
+
+    def rows(
+        self, names: Sequence[str], modalities: Sequence[str], keep: np.ndarray | None = None
+    ) -> Iterator[Row]:
+        """See `table_rows.Rows`."""
+        wanted = list(names)
+        for modality in modalities:
+            size = self._numbered.get(modality)
+            wanted += [modality] if size is None else [f"{modality}_{c}" for c in range(size)]
+        with _Errors(self.path), self._open() as file:
+            for start, batch in self._batches(file, wanted, keep):
+                values = {name: batch.column(name).to_pylist() for name in names}
+                frames = {m: self._frames(batch, m, start) for m in modalities}
+                for index in range(batch.num_rows):
+                    number = start + index
+                    if keep is None or (number < len(keep) and keep[number]):
+                        yield Row(
+                            number=number,
+                            place=f"{self.path}, row {number + 1}",
+                            values={name: values[name][index] for name in names},
+                            frames={m: frames[m][index].copy() for m in modalities},
+                        )
+
+    def _open(self) -> Any:
+        return self._arrow.parquet.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
+
+    def _check_promises(self, file: Any) -> None:
+        """Refuses a file whose own account of itself cannot be true."""
+        size = Path(self.path).stat().st_size
+        rows = file.metadata.num_rows
+        groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+        counts = [group.num_rows for group in groups]
+        # Each row has an id of its own: that takes a byte.
+        if min(counts, default=0) < 0 or sum(counts) != rows or rows > size:
+            raise UserError(
+                f"{self.path} promises {rows} rows, {sum(counts)} in its parts, in {size} bytes: "
+                "it is damaged, copy it again."
+            )
+        promised = sum(_unpacked(group, self.names) for group in groups)
+        if promised > columns.LARGE and promised > columns.LARGEST_RATIO * size:
+            raise UserError(
+                f"{self.path} has {size} bytes and would unpack to {promised}: more than 1 GiB and "
+                f"more than {columns.LARGEST_RATIO} times its size. Check where it comes from."
+            )
+
+    def _check_types(self, types: dict[str, Any], split_column: str) -> None:
+        kinds = self._arrow.types
+        for name in (*COLUMNS, split_column):
+            given = types.get(name)
+            if given is None or kinds.is_null(given):
+                continue
+            if name in _TEXTS or name == split_column:
+                plain = given.value_type if kinds.is_dictionary(given) else given
+                right = kinds.is_string(plain) or kinds.is_large_string(plain)
+                right |= kinds.is_integer(plain) and name in ("id", "video_id")
+                words = "strings"
+            else:
+                right, words = self._is_number(given), "numbers"
+            if not right:
+                raise UserError(
+                    f"{self.path}: the column {name} is {str(given)[:100]}: expected {words}."
+                )
+
+    def _is_number(self, given: Any) -> bool:
+        return bool(self._arrow.types.is_integer(given) or self._arrow.types.is_floating(given))
+
+    def _is_list(self, given: Any) -> bool:
+        kinds = self._arrow.types
+        return bool(
+            kinds.is_list(given) or kinds.is_large_list(given) or kinds.is_fixed_size_list(given)
+        )
+
+    def _kind(self, given: Any) -> str:
+        """Whether a type is of vectors or of sequences; empty where it is neither."""
+        depth = 0
+        while self._is_list(given):
+            given, depth = given.value_type, depth + 1
+        floats = self._arrow.types.is_floating(given)
+        return {1: _VECTOR, 2: _SEQUENCE}.get(depth, "") if floats else ""
+
+    def _batches(
+        self, file: Any, names: Sequence[str], keep: np.ndarray | None
+    ) -> Iterator[tuple[int, Any]]:
+        """Batches of some columns with the numbers of their first rows.
+
+        Row groups in which no row is kept are left unread.
+        """
+        start = 0
+        for index in range(file.num_row_groups):
+            group = file.metadata.row_group(index)
+            end = start + group.num_rows
+            if group.num_rows and (keep is None or keep[start:end].any()):
+                rows = _BATCH_BYTES * group.num_rows // max(1, _unpacked(group, names))
+                rows = min(max(1, rows), _MOST_ROWS)
+                for batch in file.iter_batches(
+                    rows, row_groups=[index], columns=list(names), use_threads=False
+                ):
+                    yield start, batch
+                    start += batch.num_rows
+            start = end
+
+    def _width(self, modality: str) -> int:
+        """C of a list column, from its first row that has values."""
+        with _Errors(self.path), self._open() as file:
+            for _, batch in self._batches(file, [modality], None):
+                lists = batch.column(modality)
+                lists = lists.flatten() if self._lists[modality] == _SEQUENCE else lists
+                sizes = self._sizes(lists)
+                if sizes.any():
+                    return int(sizes[sizes > 0][0])
+        raise UserError(
+            f"{self.path}: the column {modality} is empty in every row: drop it, or write its "
+            "features."
+        )
+
+    def _sizes(self, lists: Any) -> np.ndarray:
+        """How many values each list has [n]; 0 where null."""
+        sizes = self._arrow.compute.list_value_length(lists)
+        return np.asarray(sizes.fill_null(0).to_numpy(zero_copy_only=False), np.int64)
+
+    def _floats(self, values: Any) -> np.ndarray:
+        """Values [n] float32; NaN where null."""
+        single = values.cast(self._arrow.float32(), safe=False)
+        return np.asarray(single.to_numpy(zero_copy_only=False), np.float32)
+
+    def _frames(self, batch: Any, modality: str, start: int) -> list[np.ndarray]:
+        """Frames [T, C] of each row of a batch."""
+        channels = self.channels[modality]
+        if modality in self._numbered:
+            parts = [batch.column(f"{modality}_{channel}") for channel in range(channels)]
+            values = np.stack([self._floats(part) for part in parts], axis=1)
+            null = [part.is_null().to_numpy(zero_copy_only=False) for part in parts]
+            absent = np.all(null, axis=0)
+            return [row[None][int(gone) :] for row, gone in zip(values, absent, strict=True)]
+        lists = batch.column(modality)
+        if self._lists[modality] == _VECTOR:
+            sizes = self._sizes(lists)
+            self._check_widths(modality, sizes[sizes > 0], np.flatnonzero(sizes) + start)
+            counts = (sizes > 0).astype(np.int64)
+            values = self._floats(lists.flatten()).reshape(-1, channels)
+        else:
+            counts = self._sizes(lists)
+            inner = lists.flatten()
+            real = inner.is_valid().to_numpy(zero_copy_only=False).astype(bool)
+            owners = np.repeat(np.arange(len(counts)), counts) + start
+            self._check_widths(modality, self._sizes(inner)[real], owners[real])
+            values = np.full((len(inner), channels), np.nan, np.float32)
+            values[real] = self._floats(inner.flatten()).reshape(-1, channels)
+        return np.split(values, np.cumsum(counts)[:-1])
+
+    def _check_widths(self, modality: str, widths: np.ndarray, rows: np.ndarray) -> None:
+        wrong = np.flatnonzero(widths != self.channels[modality])
+        if wrong.size:
+            raise UserError(
+                f"{self.path}, row {rows[wrong[0]] + 1}: {modality} has {widths[wrong[0]]} values "
+                f"in a frame, earlier rows have {self.channels[modality]}. Every frame of a "
+                "modality has the same."
+            )
+
+
+def _unpacked(group: Any, names: Sequence[str]) -> int:
+    """Bytes that some columns of a row group take in memory, as its metadata have it."""
+    chunks = [group.column(index) for index in range(group.num_columns)]
+    return sum(
+        max(8 * chunk.num_values, chunk.total_uncompressed_size, 0)
+        for chunk in chunks
+        if chunk.path_in_schema in names or chunk.path_in_schema.split(".")[0] in names
+    )
+
+
+class _Errors:
+    """Turns whatever pyarrow raises on a damaged file into a `UserError`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, UserError):
+            why = " ".join(str(error).split())[:300] or type(error).__name__
+            raise UserError(
+                f"cannot read {self._path} as Parquet: {why}. It may be cut off or damaged: copy "
+                "or write it again."
+            ) from error
+
+
+def _pyarrow(path: str) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.compute
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(
+            f'{path} is a Parquet file, and pyarrow is missing: pip install -e ".[parquet]".'
+        ) from error
+    return pyarrow
