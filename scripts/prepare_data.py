@@ -3,8 +3,8 @@
 python scripts/prepare_data.py --source=PATH --name=NAME [--data_dir=DIR]
 
 PATH is a pickle of MultiBench's or MMSA's layout, a folder of CMU-MultimodalSDK .csd files, a
-features file (.npz), or .csv or .parquet tables: which of them is found by looking into it. Train on
-the result with --config.data.name=NAME (and --config.data.dir=DIR).
+features file (.npz), or .csv or .parquet tables: which of them is found by looking into it. Train
+on the result with --config.data.name=NAME (and --config.data.dir=DIR).
 """
 
 import argparse

@@ -19,7 +19,7 @@ LAYERS = [
     ("system", "report"),
     ("evaluate",),
     ("train",),
-    ("main",),
+    ("main", "benchmarks"),
 ]
 
 

@@ -157,7 +157,7 @@ def test_interrupted_preparation_can_be_repeated(
         yield
 
     with monkeypatch.context() as patched:
-        patched.setattr(builders.FeaturesNpz, "_generate_examples", stop)
+        patched.setattr(builders.Utterances, "_generate_examples", stop)
         with pytest.raises(KeyboardInterrupt):
             builders.prepare(data)
     assert not list((tmp_path / "prepared").rglob("dataset_info.json"))
@@ -176,15 +176,15 @@ def test_two_processes_may_prepare_the_same_data(
     write_features: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     data = Data(path=write_features(), dir=str(tmp_path / "prepared"))
-    original = builders.FeaturesNpz.download_and_prepare
+    original = builders.Utterances.download_and_prepare
 
     def slower(self: Any, *args: Any, **kwargs: Any) -> None:
         with monkeypatch.context() as other:
-            other.setattr(builders.FeaturesNpz, "download_and_prepare", original)
+            other.setattr(builders.Utterances, "download_and_prepare", original)
             builders.prepare(data)
         raise FileExistsError("the other process was faster")
 
-    monkeypatch.setattr(builders.FeaturesNpz, "download_and_prepare", slower)
+    monkeypatch.setattr(builders.Utterances, "download_and_prepare", slower)
     assert len(store.load(builders.prepare(data), "train", ("text",), 10)) == 60
 
 
@@ -196,4 +196,4 @@ def test_prepared_data_need_no_source(write_features: Write) -> None:
     found = builders.open_prepared(name, "")
     assert found is not None
     assert len(store.load(found, "test", ("audio",), 1)) == 20
-    assert builders.open_prepared("features_npz/other/1.0.0", "") is None
+    assert builders.open_prepared("utterances/other/1.0.0", "") is None

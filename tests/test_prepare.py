@@ -72,8 +72,9 @@ def test_a_name_keeps_its_content_unless_told(write_features: Write, tmp_path: P
     there = prepare.prepare(first, "mine", root)
     assert not there.was_there
     assert prepare.prepare(first, "mine", root).was_there
-    with pytest.raises(UserError, match=r"prepared from other data \(features.npz\).*--overwrite"):
-        prepare.prepare(second, "mine", root)
+    for source, column in ((second, "split"), (first, "split_mine")):
+        with pytest.raises(UserError, match=r"\(features.npz, splits by 'split'\).*--overwrite"):
+            prepare.prepare(source, "mine", root, split_column=column)
     before = builders.fingerprint(there.builder)
     replaced = prepare.prepare(second, "mine", root, overwrite=True)
     assert builders.fingerprint(replaced.builder) != before

@@ -1,5 +1,6 @@
 """How fast batches can be made, stage by stage, and what that costs a train step."""
 
+import functools
 import resource
 import statistics
 import sys
@@ -87,11 +88,11 @@ def measure(config: Any, batches: int = 200, repeats: int = 3) -> dict[str, Any]
         step, state = _train_step(resolved, described, data, mesh)
         feeds = {how: feed.build(*made, how=how) for how in ("stream", "resident")}
         for how, source in feeds.items():
-            stages[f"{how} feed"] = lambda source=source: _consume(source(plan, 0, batches))
+            stages[f"{how} feed"] = functools.partial(_feed, source, plan, batches)
         ready = list(feeds["resident"](plan, 0, batches))
         sources: dict[str, Callable[[], Iterable[feed.Batch]]] = {"no feed": lambda: ready}
         for how, source in feeds.items():
-            sources[how] = lambda source=source: source(plan, 0, batches)
+            sources[how] = functools.partial(source, plan, 0, batches)
 
         def training(source: Callable[[], Iterable[feed.Batch]]) -> Callable[[], None]:
             def run() -> None:
@@ -149,7 +150,7 @@ def measure_stream(config: Any) -> dict[str, Any]:
     task = system.build(resolved).task
     source = feed.build(train, task, data.buckets, sharding.over_data(mesh), how="stream")
     start = time.perf_counter()
-    _consume(source(plan, 0, plan.steps_per_epoch))
+    _feed(source, plan, plan.steps_per_epoch)
     seconds = time.perf_counter() - start
     return {
         "dataset": data.schema.fingerprint,
@@ -176,8 +177,8 @@ def _train_step(
     return steps.jit_train_step(step, state, mesh), state
 
 
-def _consume(batches: Iterable[feed.Batch]) -> None:
-    for batch in batches:
+def _feed(source: feed.Feed, plan: order.Order, batches: int) -> None:
+    for batch in source(plan, 0, batches):
         jax.block_until_ready(batch)
 
 

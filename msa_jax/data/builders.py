@@ -1,7 +1,7 @@
 """TFDS builders: every source is written once, unpadded, with the same features.
 
-TFDS writes into a temporary directory and renames it at the end, so an interrupted preparation
-leaves nothing half-made and can be repeated. A dataset's fingerprint names it and its content: the
+A dataset is written beside its place and moved there at the end, so an interrupted preparation
+leaves nothing half-made and can be repeated. Its fingerprint names it and its content: the
 digest of its source is part of it, so a changed file is prepared anew.
 """
 
@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
 from msa_jax.config import SYNTHETIC, Data
-from msa_jax.data import sources, synthetic
+from msa_jax.data import sources, synthetic, whole
 from msa_jax.data.schema import SPLITS, Utterance
 from msa_jax.data.sources.contract import Report
 from msa_jax.errors import UserError, nearest
@@ -169,6 +168,7 @@ class Utterances(_UtteranceBuilder):
             "format": self._source.format,
             "digest": sources.digest(self.builder_config.path),
             "file": Path(self.builder_config.path).name,
+            "split_column": self.builder_config.split_column,
             "report": self._source.report.to_json(),
         }
 
@@ -184,29 +184,41 @@ def prepare(data: Data) -> tfds.core.DatasetBuilder:
     if not data.path and data.name != SYNTHETIC:
         return _named(data)
     builder_class, config = _source(data)
-    directory = f"{builder_class.name}/{config.name}/{builder_class.VERSION}"
-    return open_prepared(directory, data.dir) or write(builder_class, config, data.dir)
+    there = open_prepared(_directory(builder_class, config), data.dir)
+    return there or write(builder_class, config, data.dir)
 
 
 def write(
-    builder_class: type[tfds.core.DatasetBuilder], config: tfds.core.BuilderConfig, data_dir: str
+    builder_class: type[tfds.core.DatasetBuilder],
+    config: tfds.core.BuilderConfig,
+    data_dir: str,
+    *,
+    replace: bool = False,
 ) -> tfds.core.DatasetBuilder:
-    """Prepares a dataset in `data_dir`, at once or not at all."""
-    directory = f"{builder_class.name}/{config.name}/{builder_class.VERSION}"
-    named = config.name if config in builder_class.BUILDER_CONFIGS else config
-    with _quiet():
+    """Prepares a dataset in `data_dir`, at once or not at all; what is there stays unless replaced.
+
+    Raises:
+      UserError: if the source is refused.
+    """
+    name, home = _directory(builder_class, config), _root(data_dir)
+
+    def is_made() -> bool:
+        return not replace and open_prepared(name, data_dir) is not None
+
+    def generate(folder: epath.PathLike) -> Path:
+        named = config.name if config in builder_class.BUILDER_CONFIGS else config
         builder = builder_class(
-            config=named,
-            data_dir=os.path.expanduser(data_dir) or None,
-            file_format=tfds.core.FileFormat.ARRAY_RECORD,
+            config=named, data_dir=str(folder), file_format=tfds.core.FileFormat.ARRAY_RECORD
         )
-        try:
-            builder.download_and_prepare()
-        except (OSError, tf.errors.OpError):
-            # Another process may have prepared the same data meanwhile: TFDS then cannot rename.
-            if open_prepared(directory, data_dir) is None:
-                raise
-    prepared = open_prepared(directory, data_dir)
+        builder.download_and_prepare()
+        return Path(builder.data_dir)
+
+    with _quiet():
+        if "://" in str(home):
+            generate(home)  # TFDS, too, writes all or nothing
+        else:
+            whole.make(Path(home) / name, generate, is_made)
+    prepared = open_prepared(name, data_dir)
     assert prepared is not None
     return prepared
 
@@ -235,8 +247,7 @@ def identify(data: Data) -> str:
     """
     if not data.path and data.name != SYNTHETIC:
         return fingerprint(_named(data))
-    builder_class, config = _source(data)
-    return f"{builder_class.name}/{config.name}/{builder_class.VERSION}"
+    return _directory(*_source(data))
 
 
 def fingerprint(builder: tfds.core.DatasetBuilder) -> str:
@@ -272,6 +283,13 @@ def open_named(name: str, data_dir: str) -> tfds.core.DatasetBuilder | None:
     return open_prepared(f"{Utterances.name}/{name}/{Utterances.VERSION}", data_dir)
 
 
+def _directory(
+    builder_class: type[tfds.core.DatasetBuilder], config: tfds.core.BuilderConfig
+) -> str:
+    """Where TFDS keeps a dataset, below its root."""
+    return f"{builder_class.name}/{config.name}/{builder_class.VERSION}"
+
+
 def _root(data_dir: str) -> epath.Path:
     return epath.Path(os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR))
 
@@ -280,7 +298,7 @@ def _named(data: Data) -> tfds.core.DatasetBuilder:
     builder = open_named(data.name, data.dir)
     if builder is None:
         folder = _root(data.dir) / Utterances.name
-        known = [item.name for item in folder.iterdir()] if folder.exists() else []
+        known = [item.name for item in folder.glob("*") if not item.name.startswith(".")]
         raise UserError(
             f"config.data.name={data.name!r} is no dataset in {_root(data.dir)}. "
             f"{nearest(data.name, [SYNTHETIC, *known])} Prepare it with scripts/prepare_data.py, "

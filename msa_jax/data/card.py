@@ -19,10 +19,10 @@ def build(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
     """The card of a prepared dataset.
 
     Returns:
-      JSON values: `fingerprint`, `source` (format, file, digest, notes), `splits` (utterances found,
-      dropped by reason and kept, videos, class shares in [0, 1] under both closures, and for each
-      modality frames, lengths, absent utterances, and by column the least, greatest and mean value
-      and the values that were not finite), `videos_in_two_splits`, and `dropped`, the list.
+      JSON values: `fingerprint`, `source` (format, file, digest, notes), `splits` (utterances
+      found, dropped by reason and kept, videos, class shares in [0, 1] under both closures, and for
+      each modality frames, lengths, absent utterances, and by column the least, greatest and mean
+      value and the values that were not finite), `videos_in_two_splits`, and `dropped`, the list.
     """
     known = builders.metadata(builder)
     report = known.get("report", {})
@@ -85,15 +85,13 @@ def markdown(card: Mapping[str, Any]) -> str:
     for name, split in splits.items():
         for modality, entry in split["modalities"].items():
             length = entry["lengths"]
-            rows.append(
-                [name, modality, entry["channels"], entry["frames"], length["median"]]
-                + [length["longest"], entry["absent"], sum(entry["not_finite"])]
-            )
+            counts = [entry["channels"], entry["frames"], length["median"], length["longest"]]
+            rows.append([name, modality, *counts, entry["absent"], sum(entry["not_finite"])])
     lines += _table(rows)
     lines += [
         "",
-        "Median and longest are frames an utterance; absent counts utterances without the modality;",
-        "repaired counts values that were not finite and became 0. Ranges by column: card.json.",
+        "Median and longest are frames an utterance, absent are utterances without the modality,",
+        "repaired are values that were not finite and became 0. Ranges by column: card.json.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -119,11 +117,11 @@ def _modality(split: store.Split, modality: str) -> dict[str, Any]:
         if len(frames):
             low, high = np.minimum(low, frames.min(axis=0)), np.maximum(high, frames.max(axis=0))
             total += frames.sum(axis=0, dtype=np.float64)
-    frames = int(lengths.sum())
-    columns = {"least": low, "greatest": high, "mean": total / max(frames, 1)}
+    count = int(lengths.sum())
+    columns = {"least": low, "greatest": high, "mean": total / max(count, 1)}
     return {
         "channels": split.channels[modality],
-        "frames": frames,
+        "frames": count,
         "absent": int((lengths == 0).sum()),
         "lengths": {
             "shortest": int(lengths.min(initial=0)),
@@ -142,10 +140,8 @@ def _modality(split: store.Split, modality: str) -> dict[str, Any]:
 def _shares(split: store.Split, closure: str) -> dict[str, float]:
     names = CLASS_NAMES["three_class"]
     counts = np.bincount(three_class(split.scores, closure), minlength=len(names))
-    return {
-        name: round(float(count / max(len(split), 1)), 6)
-        for name, count in zip(names, counts, strict=True)
-    }
+    shares = (counts / max(len(split), 1)).round(6).tolist()
+    return dict(zip(names, shares, strict=True))
 
 
 def _shared(videos: Mapping[str, set[str]]) -> dict[str, list[str]]:

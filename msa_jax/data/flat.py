@@ -6,9 +6,11 @@ are written once, beside the prepared dataset, where they are missing: at once o
 is not finite is repaired on the way, and counted, before anything sees it.
 """
 
+import errno
+import functools
+import hashlib
 import json
 import os
-import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping
@@ -17,8 +19,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tqdm import tqdm
 
+from msa_jax.data import whole
+from msa_jax.data.builders import fingerprint
 from msa_jax.data.schema import COLUMNS
+from msa_jax.errors import UserError
 
 _VERSION = 1  # of the layout
 
@@ -57,43 +63,41 @@ def open_split(builder: tfds.core.DatasetBuilder, split: str) -> tuple[Path, dic
     """
     for home in _homes(builder):
         folder = home / split
-        try:
-            if not (folder / "index.json").exists():
-                _write(builder, split, folder)
-        except PermissionError:
-            continue  # a read-only dataset: the next home
-        return folder, json.loads((folder / "index.json").read_text())
-    raise PermissionError(f"no place to write {builder.data_dir} as flat files")
+        index = folder / "index.json"
+        if not index.exists():
+            try:
+                whole.make(folder, functools.partial(_write, builder, split), index.exists)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    continue  # a dataset that may only be read: the next home
+                raise
+        return folder, json.loads(index.read_text())
+    raise UserError(
+        f"{builder.data_dir} is read-only, and so is the temporary directory, where its frames "
+        "would go. Set TMPDIR to a place with room for them."
+    )
 
 
 def _homes(builder: tfds.core.DatasetBuilder) -> list[Path]:
     """Where flat files may live: beside the dataset, or, where it is in a bucket or read-only, in
     the temporary directory (TMPDIR).
     """
-    name = f"{builder.info.name}-{builder.info.config_name}-{builder.info.version}"
-    elsewhere = Path(tempfile.gettempdir()) / f"msa_jax-{os.getuid()}" / f"{name}-flat-{_VERSION}"
     beside = str(builder.data_dir)
+    known = f"{beside} {fingerprint(builder)}".encode()
+    name = f"flat-{_VERSION}-{hashlib.sha256(known).hexdigest()[:16]}"
+    elsewhere = Path(tempfile.gettempdir()) / f"msa_jax-{os.getuid()}" / name
     return [elsewhere] if "://" in beside else [Path(beside) / f"flat-{_VERSION}", elsewhere]
 
 
-def _write(builder: tfds.core.DatasetBuilder, split: str, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{split}-", dir=folder.parent))
-    try:
-        channels = {
-            name: int(feature.shape[-1])
-            for name, feature in builder.info.features.items()
-            if name not in COLUMNS
-        }
-        index = _write_frames(builder, split, unfinished, channels)
-        (unfinished / "index.json").write_text(json.dumps(index))
-        try:
-            unfinished.rename(folder)
-        except OSError:
-            if not (folder / "index.json").exists():  # else another process was faster
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+def _write(builder: tfds.core.DatasetBuilder, split: str, folder: Path) -> Path:
+    channels = {
+        name: int(feature.shape[-1])
+        for name, feature in builder.info.features.items()
+        if name not in COLUMNS
+    }
+    index = _write_frames(builder, split, folder, channels)
+    (folder / "index.json").write_text(json.dumps(index))
+    return folder
 
 
 def _write_frames(
@@ -105,7 +109,8 @@ def _write_frames(
     scores: list[float] = []
     files = {m: (folder / f"{m}.f32").open("wb", buffering=1 << 22) for m in channels}
     try:
-        for example in builder.as_data_source(split):
+        source = builder.as_data_source(split)
+        for example in tqdm(source, f"{split} to flat files", unit="utterance", disable=None):
             scores.append(example["score"])
             columns["segment"].append(int(example["segment"]))
             for name in ("id", "video_id"):

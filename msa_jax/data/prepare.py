@@ -1,9 +1,6 @@
 """Prepares a dataset under a name of its own, with a card."""
 
 import dataclasses
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -51,31 +48,21 @@ def prepare(
     builders.check_name(name)
     directory = builders.named_directory(name, data_dir)
     there = builders.open_named(name, data_dir)
-    same = there is not None and builders.metadata(there).get("digest") == sources.digest(source)
-    if there is not None and not same and not overwrite:
+    known = builders.metadata(there) if there else {}
+    wanted = {"digest": sources.digest(source), "split_column": split_column}
+    same = wanted.items() <= known.items()
+    if there and not same and not overwrite:
         raise UserError(
-            f"{directory} was prepared from other data "
-            f"({builders.metadata(there).get('file', 'unknown')}). Choose another --name, or replace "
-            "it with --overwrite."
+            f"{directory} was prepared from other data ({known.get('file', 'unknown')}, splits by "
+            f"{known.get('split_column', 'split')!r}). Choose another --name, or replace it with "
+            "--overwrite."
         )
     if not same:
-        _replace(directory, builders.FileConfig(name=name, path=source, split_column=split_column))
+        config = builders.FileConfig(name=name, path=source, split_column=split_column)
+        builders.write(builders.Utterances, config, data_dir, replace=overwrite)
     builder = builders.open_named(name, data_dir)
     assert builder is not None
     page = card.build(builder)
     write_json(directory / "card.json", page)
     write_text(directory / "card.md", card.markdown(page))
     return Prepared(builder=builder, card=page, directory=directory, was_there=same)
-
-
-def _replace(directory: Path, config: builders.FileConfig) -> None:
-    """Writes the dataset beside its place, then puts it there."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=".preparing-", dir=directory.parent))
-    try:
-        builder = builders.write(builders.Utterances, config, str(beside))
-        if directory.exists():
-            os.rename(directory, beside / "replaced")
-        os.rename(builder.data_dir, directory)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

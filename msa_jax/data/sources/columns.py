@@ -69,6 +69,19 @@ def numbered(path: str, names: Sequence[str]) -> dict[str, int]:
     return {modality: len(numbers[modality]) for modality in sorted(numbers)}
 
 
+def note_unread(names: Sequence[str]) -> list[str]:
+    """What a report says of columns that are nobody's; nothing where there are none."""
+    if not names:
+        return []
+    return [f"Columns that are not read: {listed([n or '(without a name)' for n in names])}."]
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """The first of some names, cut where they are too long for a message."""
+    shown = ", ".join(name[:100] for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def check_scores(path: str, scores: np.ndarray, name: Name) -> None:
     """Checks scores [N].
 

@@ -11,9 +11,9 @@ before memory is taken for it.
 
 import contextlib
 import math
-import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,14 @@ import numpy as np
 
 from msa_jax.errors import UserError
 
-# A dataset may take 1 GiB once unpacked: nearly ten hours of COVAREP. Beyond 64 MiB it may not be
+# A video may take 1 GiB once unpacked: nearly ten hours of COVAREP. Beyond 64 MiB no dataset may be
 # more than 200 times as large as what is stored, or a small file could fill the memory.
 MAX_BYTES = 2**30
 FREE_BYTES = 2**26
 MAX_RATIO = 200
+# A byte of gzip unpacks to no more than this, whatever the dataset claims.
+GZIP_RATIO = 1032
+FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 MAX_WORD_BYTES = 1000
 MAX_SECONDS = 1_000_000
 
@@ -49,11 +52,10 @@ def open_sequence(path: Path) -> "ComputationalSequence":
     sequence = ComputationalSequence(path)
     if not sequence.variable:
         return sequence
-    package = str(Path(__file__).parents[3])
     try:
         subprocess.run(
-            [sys.executable, "-c", f"from {__name__} import read_all; read_all()", str(path)],
-            env={**os.environ, "PYTHONPATH": package},
+            [sys.executable, "-m", __name__, str(path.resolve())],
+            cwd=Path(__file__).parents[3],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             timeout=PATIENCE + sum(sequence.rows.values()) / 1000,
@@ -65,15 +67,6 @@ def open_sequence(path: Path) -> "ComputationalSequence":
             "download it again, or write its words as strings of fixed length."
         ) from error
     return sequence
-
-
-def read_all() -> None:
-    """Reads the file that the command line names; what is wrong with it is told by the caller."""
-    with contextlib.suppress(UserError):
-        sequence = ComputationalSequence(Path(sys.argv[1]))
-        with sequence.reader() as read:
-            for video in sequence.rows:
-                read(video)
 
 
 class ComputationalSequence:
@@ -115,6 +108,7 @@ class ComputationalSequence:
                 self._check(data, entry)
         if not self._entries:
             raise self._error("has no rows in any video. Download it again or remove it.")
+        self.rows = dict(sorted(self.rows.items()))
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[Callable[[str], Rows]]:
@@ -185,9 +179,16 @@ class ComputationalSequence:
         self._entries.setdefault(video, []).append(entry)
         self.variable |= features.dtype.kind == "O"
         self.rows[video] = self.rows.get(video, 0) + len(features)
+        if self.rows[video] * self.channels * 4 > MAX_BYTES:
+            raise self._error(
+                f"{video!r} has {self.rows[video]:,} rows in {len(self._entries[video])} parts: "
+                f"expected at most {MAX_BYTES:,} bytes of float32 a video. Cut the video."
+            )
 
     def _read(self, data: h5py.Group, entry: str) -> Rows:
         features, intervals = self._entry(data, entry)
+        self._unpack(features)
+        self._unpack(intervals)
         # HDF5 converts, so that a value beyond float32 becomes infinite without a warning.
         times = intervals.astype(np.float32)[()]
         # Written so that it also refuses what is not a number.
@@ -245,9 +246,18 @@ class ComputationalSequence:
             )
         if dataset.shape is None or dataset.ndim == 0:
             raise self._error(f"holds no rows in {dataset.name!r}. Download the file again.")
-        held = (
-            max(math.prod(dataset.shape), math.prod(dataset.chunks or ())) * dataset.dtype.itemsize
-        )
+        packing = dataset.id.get_create_plist()
+        filters = [packing.get_filter(number) for number in range(packing.get_nfilters())]
+        kinds = [kind for kind, *_ in filters]
+        if not FILTERS.issuperset(kinds) or len(set(kinds)) < len(kinds):
+            found = ", ".join(name.decode() for *_, name in filters)
+            raise self._error(
+                f"packs {dataset.name!r} by {found}: expected gzip, once, or no compression. Write "
+                "it again so."
+            )
+        size = max(math.prod(dataset.shape), math.prod(dataset.chunks or ()))
+        # Numbers become float32, whatever they are stored as.
+        held = size * max(4, dataset.dtype.itemsize)
         stored = min(dataset.id.get_storage_size(), self.path.stat().st_size)
         if held > MAX_BYTES or held > max(FREE_BYTES, MAX_RATIO * stored):
             raise self._error(
@@ -256,6 +266,30 @@ class ComputationalSequence:
                 "the file again, or cut the video."
             )
         return dataset
+
+    def _unpack(self, dataset: h5py.Dataset) -> None:
+        """Unpacks large chunks bit by bit, to see that they unpack to no more than MAX_BYTES.
+
+        libhdf5 makes room for all that a chunk unpacks to, whatever the dataset claims: 3 MB for
+        3 GB of zeros.
+        """
+        if dataset.compression != "gzip":
+            return
+        chunks: list[Any] = []
+        dataset.id.chunk_iter(chunks.append)
+        for chunk in chunks:
+            if chunk.size * GZIP_RATIO <= MAX_BYTES:
+                continue
+            _, packed = dataset.id.read_direct_chunk(chunk.chunk_offset)
+            unpacker, unpacked = zlib.decompressobj(), 0
+            while packed and unpacked <= MAX_BYTES:
+                unpacked += len(unpacker.decompress(packed, FREE_BYTES))
+                packed = unpacker.unconsumed_tail
+            if unpacked > MAX_BYTES:
+                raise self._error(
+                    f"unpacks to more than {MAX_BYTES:,} bytes in {dataset.name!r}, which claims "
+                    f"to hold {dataset.shape}. The file is damaged: download it again."
+                )
 
     def _member(self, group: h5py.Group, name: str, kind: type) -> Any:
         """A group or dataset that `group` itself holds, reached without following other links."""
@@ -300,3 +334,16 @@ class ComputationalSequence:
 
     def _error(self, message: str) -> UserError:
         return UserError(f"{self.path}: {message}")
+
+
+def _read_all(path: Path) -> None:
+    """Reads every video; what is wrong with the file is told by the process that asked."""
+    with contextlib.suppress(UserError):
+        sequence = ComputationalSequence(path)
+        with sequence.reader() as read:
+            for video in sequence.rows:
+                read(video)
+
+
+if __name__ == "__main__":
+    _read_all(Path(sys.argv[1]))

@@ -44,6 +44,8 @@ _ROLE_BY_ROOT = {
 _ROLE_BY_CHANNELS = {300: "text", 74: "audio", 35: "vision", 47: "vision", 713: "openface"}
 _NO_MODALITY = ("words", "labels", "phones")
 _LABEL_COLUMNS = (1, 7)
+# Of a video: far more than anyone has labelled, and few enough to compare with one another.
+_MAX_SEGMENTS = 10_000
 
 _RULES = (
     "Steps are words: a modality's step is the mean of the frames that overlap the word, without "
@@ -328,12 +330,18 @@ def _role(sequence: ComputationalSequence) -> str:
                 f"{' of strings' if sequence.strings else ''}: expected 1, the sentiment, or 7, "
                 "the sentiment and six emotions. Move the file out of the folder."
             )
+        video, most = max(sequence.rows.items(), key=lambda item: item[1])
+        if most > _MAX_SEGMENTS:
+            raise UserError(
+                f"{sequence.path}: {video!r} has {most:,} labelled segments: expected at most "
+                f"{_MAX_SEGMENTS:,}. Correct or remove the entry."
+            )
         return role
     if sequence.strings:
         return "phones" if role == "phones" else "words"
     role = role if role not in ("", "phones") else _ROLE_BY_CHANNELS.get(sequence.channels, "")
     role = role or re.sub(r"\W", "_", root, flags=re.ASCII)
-    if role in (*RESERVED, *_NO_MODALITY) or role.endswith("_mask") or role[:1].isdigit():
+    if role in (*RESERVED, *_NO_MODALITY) or role.endswith("_mask") or not role.isidentifier():
         raise UserError(
             f"{sequence.path}: its root {sequence.root!r} cannot name a modality. Rename the "
             "group, or move the file out of the folder."

@@ -1,8 +1,9 @@
 """Rows of a .csv or .tsv table, one at a time."""
 
+import collections
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -12,7 +13,8 @@ from msa_jax.data.sources import columns
 from msa_jax.data.sources.table_rows import Row
 from msa_jax.errors import UserError
 
-_LONGEST_LINE = 64 << 20
+# With its quoted line breaks; a million numbers take less.
+_LONGEST_ROW = 16 << 20
 
 
 class CsvRows:
@@ -21,6 +23,8 @@ class CsvRows:
     An empty cell is an unknown value, in a modality NaN; where all of a modality's cells are empty,
     it is absent.
     """
+
+    channels: Mapping[str, int]
 
     def __init__(self, path: str) -> None:
         """Reads the header.
@@ -34,13 +38,20 @@ class CsvRows:
         if header is None:
             raise UserError(f"{path} is empty: expected a header and a row for each utterance.")
         self.names = tuple(header[1])
-        twice = sorted({name for name in self.names if name and self.names.count(name) > 1})
-        if twice:
-            raise UserError(f"{path}: the column {twice[0][:100]!r} occurs twice in the header.")
+        counts = collections.Counter(name for name in self.names if name)
+        twice = next((name for name, count in counts.items() if count > 1), None)
+        if twice is not None:
+            raise UserError(
+                f"{path}: the column {twice[:100]!r} occurs twice in the header. Rename one."
+            )
         self.channels = columns.numbered(path, self.names)
         self.features = frozenset(
             f"{m}_{c}" for m, size in self.channels.items() for c in range(size)
         )
+
+    def place(self, line: int) -> str:
+        """See `table_rows.Rows`."""
+        return f"{self.path}, line {line}"
 
     def rows(
         self, names: Sequence[str], modalities: Sequence[str], keep: np.ndarray | None = None
@@ -57,20 +68,19 @@ class CsvRows:
         for number, (line, cells) in enumerate(records):
             if keep is not None and not (number < len(keep) and keep[number]):
                 continue
-            place = f"{self.path}, line {line}"
             if len(cells) != len(self.names):
                 raise UserError(
-                    f"{place} has {len(cells)} cells, the header {len(self.names)}. A cell that "
+                    f"{self.place(line)} has {len(cells)} cells, the header {len(self.names)}. A cell that "
                     "holds the separator or a line break needs quotes."
                 )
             yield Row(
                 number=number,
-                place=place,
+                line=line,
                 values={name: cells[index] or None for name, index in wanted.items()},
-                frames={m: self._frames(place, cells, where) for m, where in features.items()},
+                frames={m: self._frames(line, cells, where) for m, where in features.items()},
             )
 
-    def _frames(self, place: str, cells: Sequence[str], where: Sequence[int]) -> np.ndarray:
+    def _frames(self, line: int, cells: Sequence[str], where: Sequence[int]) -> np.ndarray:
         """One vector [1, C] float32, or [0, C] where all its cells are empty."""
         own = [cells[index] for index in where]
         if not any(own):
@@ -80,7 +90,7 @@ class CsvRows:
         except ValueError:
             index = next(index for index in where if not _is_number(cells[index]))
             raise UserError(
-                f"{place}, column {self.names[index]}: {cells[index][:100]!r} is not a number. "
+                f"{self.place(line)}, column {self.names[index]}: {cells[index][:100]!r} is not a number. "
                 "Write numbers with a point, or leave the cell empty where the value is unknown."
             ) from None
         with np.errstate(over="ignore"):
@@ -90,17 +100,17 @@ class CsvRows:
         """The lines at which records start, from 1, and their cells; the header is the first."""
         try:
             with Path(self.path).open("rb") as file:
-                lines = _lines(self.path, file)
+                lines = _Lines(self.path, file)
                 reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
                 while True:
-                    line = reader.line_num + 1
+                    lines.left, line = _LONGEST_ROW, lines.number + 1
                     try:
                         cells = next(reader)
                     except StopIteration:
                         return
                     except csv.Error as error:
                         raise UserError(
-                            f"{self.path}, line {line}: {error}. Expected cells between "
+                            f"{self.place(line)}: {error}. Expected cells between "
                             f"{self._delimiter!r}, in double quotes where they hold it, a quote "
                             "(doubled) or a line break."
                         ) from error
@@ -110,21 +120,36 @@ class CsvRows:
             raise UserError(f"cannot read {self.path}: {error.strerror or error}.") from error
 
 
-def _lines(path: str, file: IO[bytes]) -> Iterator[str]:
-    number = 0
-    while line := file.readline(_LONGEST_LINE):
-        number += 1
-        if len(line) == _LONGEST_LINE:
+class _Lines:
+    """Lines of a file as text; `left` is how many bytes may follow before the row has to end."""
+
+    def __init__(self, path: str, file: IO[bytes]) -> None:
+        self.left = _LONGEST_ROW
+        self.number = 0
+        self._path = path
+        self._file = file
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(self.left)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.left -= len(line)
+        if not self.left:
             raise UserError(
-                f"{path}, line {number} has more than {_LONGEST_LINE >> 20} MiB: that is no row of "
-                "a table. Long sequences belong in a .parquet table or an .npz."
+                f"{self._path}, line {self.number}: the row has more than {_LONGEST_ROW >> 20} MiB: "
+                "that is no row of a table. Look for a quote that is never closed; long sequences "
+                "belong in a .parquet table or an .npz."
             )
         try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            return line.decode("utf-8-sig" if self.number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{path}, line {number} is not UTF-8 ({error.reason} at byte {error.start}): save "
-                "the table as UTF-8 text."
+                f"{self._path}, line {self.number} is not UTF-8 ({error.reason} at byte "
+                f"{error.start}): save the table as UTF-8 text."
             ) from error
 
 

@@ -4,11 +4,15 @@ Layout, from thuiar/MMSA, src/MMSA/data_loader.py: `{train, valid, test: {text [
 [N, 3, T] (token ids, mask, segment), audio, vision [N, T, C], audio_lengths, vision_lengths [N],
 regression_labels [N], id [N] (`video$_$clip`), raw_text [N]}}`, padded with zeros on the right.
 Lengths stand in the mask and the two lists, which aligned files lack: there the text's length holds
-for all. `text_bert`, the lists and `raw_text` may be missing, `classification_labels` and the
-labels of single modalities (SIMS) are not read.
+for all. `text_bert`, the lists and `raw_text` may be missing: zeros at the end are padding then (of
+all modalities together where they have the same T). `classification_labels` and the labels of
+single modalities (SIMS) are not read.
 
 We differ from MMSA, which feeds padding to its models: frames beyond the length are left out, and a
-modality of zeros alone is absent.
+modality of zeros alone is absent. What the file says of lengths is held against its frames: a
+modality that is padded on the left loses its leading zeros, whatever its lengths say, and frames
+left out that were not zeros are counted. (MMSA takes the first frame that sums to 0 for the end,
+data/getLengths.py, and its aligned frames come from others.)
 """
 
 import hashlib
@@ -39,7 +43,10 @@ def matches(content: Any) -> bool:
     if not isinstance(content, dict):
         return False
     splits = (content.get(name) for name in ("train", "valid", "dev", "test"))
-    return any(isinstance(split, dict) and _OWN_KEYS & set(split) for split in splits)
+    return any(
+        isinstance(split, dict) and _OWN_KEYS & set(split) and "labels" not in split
+        for split in splits
+    )
 
 
 class MmsaPickle:
@@ -57,14 +64,12 @@ class MmsaPickle:
 
     format = "mmsa"
 
-    def __init__(self, path: str, content: Any = None, sha256: str | None = None) -> None:
+    def __init__(self, path: str, content: Any = None) -> None:
         """Checks the structure.
 
         Args:
           path: the file.
           content: what `pickles.load` made of it, to spare reading it twice.
-          sha256: its checksum, at least the first 12 hexadecimal digits; computed when the first
-            split is read if None.
 
         Raises:
           UserError: if it cannot be read, or an array is missing, misshapen or out of range; the
@@ -72,8 +77,6 @@ class MmsaPickle:
         """
         self.path = path
         self.report = Report()
-        self._sha256 = sha256
-        self._checksum_noted = False
         tables = padded.tables(path, pickles.load(path) if content is None else content)
         self._arrays = padded.modalities(tables)
         self._ids: dict[str, list[str]] = {}
@@ -89,6 +92,7 @@ class MmsaPickle:
             self._lengths[split] = _lengths(table, self._arrays[split])
         names = list(dict.fromkeys(name for ids in self._ids.values() for name in ids))
         self._clips = dict(zip(names, padded.clips(names), strict=True))
+        self._left = self._padded_left()
         self.splits = tuple(tables)
         self.channels: Mapping[str, int] = {
             modality: int(array.shape[2])
@@ -101,15 +105,20 @@ class MmsaPickle:
         Raises:
           UserError: if the file can no longer be read.
         """
-        self._note_checksum()
+        if not self.report.found:
+            self._note_origin()
         arrays, names = self._arrays[split], self._ids[split]
         ids = padded.unique(names, split, self.report)
         self.report.found[split] = len(ids)
-        absent = dict.fromkeys(arrays, 0)
+        absent, cut = dict.fromkeys(arrays, 0), {"audio": 0, "vision": 0}
         for row, name in enumerate(names):
-            frames = self._frames(split, row)
+            parts = {modality: array[row] for modality, array in arrays.items()}
+            spans = self._spans(split, row, parts)
+            frames = {m: padded.unpadded(part[slice(*spans[m])]) for m, part in parts.items()}
             for modality in absent:
                 absent[modality] += not len(frames[modality])
+            for modality in cut:
+                cut[modality] += bool(parts[modality][spans[modality][1] :].any())
             video_id, segment = self._clips[name]
             yield Utterance(
                 id=ids[row],
@@ -125,40 +134,56 @@ class MmsaPickle:
             for modality, count in absent.items()
             if count
         ]
+        self.report.notes += [
+            f"{split}: {modality} is not zero beyond its length in {count} of {len(ids)} "
+            "utterances: those frames are left out."
+            for modality, count in cut.items()
+            if count
+        ]
 
-    def _frames(self, split: str, row: int) -> dict[str, np.ndarray]:
-        """Frames [T, C] of each modality of an utterance, without the padding."""
-        frames, lengths = {}, self._lengths[split]
-        steps = {modality: array.shape[1] for modality, array in self._arrays[split].items()}
-        stops: dict[str, int] = {}
+    def _spans(
+        self, split: str, row: int, parts: Mapping[str, np.ndarray]
+    ) -> dict[str, tuple[int, int]]:
+        """The first step of each modality of an utterance that is no padding, and the end."""
+        told = {modality: int(found[row]) for modality, found in self._lengths[split].items()}
+        spans = {modality: padded.nonzero(part) for modality, part in parts.items()}
+        stops = {m: stop for m, (_, stop) in spans.items() if m not in self._left}
+        if stops and len({len(part) for part in parts.values()}) == 1:
+            stops = dict.fromkeys(stops, told.get("text", max(stops.values())))
+        stops |= told
+        return {m: spans[m] if m in self._left else (0, stops[m]) for m in parts}
+
+    def _padded_left(self) -> set[str]:
+        """The modalities that most often have zeros at the start alone; also notes them."""
+        found = set()
         for modality in padded.MODALITIES:
-            part = self._arrays[split][modality][row]
-            if modality in lengths:
-                stops[modality] = int(lengths[modality][row])
-            elif modality != "text" and steps[modality] == steps["text"]:
-                stops[modality] = stops["text"]
-            else:
-                stops[modality] = padded.nonzero(part)[1]
-            frames[modality] = padded.unpadded(part[: stops[modality]])
-        return frames
+            left, right = padded.sides(arrays[modality] for arrays in self._arrays.values())
+            if left > right:
+                found.add(modality)
+                self.report.notes.append(
+                    f"{modality} is taken to be padded on the left: so stand the zeros of {left} "
+                    f"of the {left + right} utterances that have them at one end only. Zeros at "
+                    "either end are left out, and lengths in the file not used."
+                )
+        return found
 
-    def _note_checksum(self) -> None:
-        if self._checksum_noted:
-            return
-        self._checksum_noted = True
-        found = self._sha256
-        if found is None:
-            try:
-                with Path(self.path).open("rb") as file:
-                    found = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise UserError(f"cannot read {self.path}: {error.strerror}.") from error
-        known = [name for sha256, name in PUBLISHED.items() if sha256.startswith(found.lower())]
+    def _note_origin(self) -> None:
+        """Notes whether the file is a published one, and a scale that is not CMU-MOSEI's."""
+        try:
+            with Path(self.path).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"cannot read {self.path}: {error.strerror}.") from error
         self.report.notes.append(
-            f"The checksum is that of MMSA's {known[0]}."
-            if known and len(found) >= 12
+            f"The checksum is that of MMSA's {PUBLISHED[found]}."
+            if found in PUBLISHED
             else f"The checksum (SHA-256 {found[:12]}...) is none of those that MMSA published."
         )
+        if all(np.abs(scores).max() <= 1 for scores in self._scores.values()):
+            self.report.notes.append(
+                "All scores are in [-1, 1], the scale of CH-SIMS: they are kept as they are, "
+                "although classes are cut on [-3, 3]."
+            )
 
 
 def _lengths(table: padded.Table, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -129,12 +129,7 @@ class MultiBenchPickle:
 
     def _padded_left(self) -> bool:
         """Decides by the texts that have zeros at one end only; also notes it."""
-        left = right = 0
-        for arrays in self._arrays.values():
-            first = (arrays["text"][:, 0] != 0).any(axis=1)
-            last = (arrays["text"][:, -1] != 0).any(axis=1)
-            left += int(np.sum(~first & last))
-            right += int(np.sum(first & ~last))
+        left, right = padded.sides(arrays["text"] for arrays in self._arrays.values())
         if left + right:
             side, count = ("left", left) if left >= right else ("right", right)
             self.report.notes.append(

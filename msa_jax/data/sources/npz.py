@@ -26,6 +26,11 @@ _ENCRYPTED = 0x1
 _HEADER = 12 + 10_000
 _CHUNK = 1 << 20
 _PLAIN = "biufcmMSU"
+# What zipfile lets through where a file is not as it expects.
+_DAMAGE = (
+    *(zlib.error, struct.error, EOFError, ValueError, RuntimeError),
+    *(LookupError, ArithmeticError),
+)
 _HINT = "Write it again with numpy.savez or numpy.savez_compressed"
 
 
@@ -54,8 +59,7 @@ def load(path: str) -> dict[str, np.ndarray]:
         raise
     except zipfile.BadZipFile as error:
         raise _refusal(path, f"{error}. It may be cut off or damaged: copy it again") from error
-    except (zlib.error, struct.error, EOFError, ValueError, RuntimeError, IndexError) as error:
-        # What zipfile lets through where its file is not as it expects.
+    except _DAMAGE as error:
         raise _refusal(path, f"it is damaged ({error}): copy it again") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from error

@@ -52,7 +52,7 @@ class Table:
         array = self.column(modality)
         if not isinstance(array, np.ndarray):
             raise self.refusal(
-                modality, f"is a {type(array).__name__}: expected an array [N, T, C]"
+                modality, f"is a {type(array).__name__}: expected an array of numbers [N, T, C]."
             )
         if array.dtype.kind not in "fiu" or array.ndim != 3 or not array.size:
             raise self.refusal(
@@ -240,6 +240,17 @@ def nonzero(frames: np.ndarray) -> tuple[int, int]:
     """The first step of [T, C] that is not all zeros and the one after the last; (0, 0) if none."""
     steps = np.flatnonzero((frames != 0).any(axis=1))
     return (int(steps[0]), int(steps[-1]) + 1) if len(steps) else (0, 0)
+
+
+def sides(arrays: Iterable[np.ndarray]) -> tuple[int, int]:
+    """How many sequences of arrays [N, T, C] have zeros at the start only, and at the end only."""
+    left = right = 0
+    for array in arrays:
+        first = (array[:, 0] != 0).any(axis=1)
+        last = (array[:, -1] != 0).any(axis=1)
+        left += int(np.sum(~first & last))
+        right += int(np.sum(first & ~last))
+    return left, right
 
 
 def unpadded(frames: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Rows of a .parquet table, a batch at a time; needs pyarrow, an optional extra."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class ParquetRows:
     NaN, an empty or null list is an absent modality.
     """
 
+    channels: Mapping[str, int]
+
     def __init__(self, path: str, split_column: str) -> None:
         """Reads the schema, and of list columns rows up to the first that has values.
 
@@ -34,6 +36,7 @@ class ParquetRows:
         """
         self.path = path
         self._arrow = _pyarrow(path)
+        self._texts: list[str] = []
         with _Errors(path), self._open() as file:
             schema = file.schema_arrow
             self.names = tuple(schema.names)
@@ -42,6 +45,7 @@ class ParquetRows:
             self._check_promises(file)
             types = dict(zip(self.names, schema.types, strict=True))
         self._check_types(types, split_column)
+        self._texts = [name for name in (*_TEXTS, split_column) if name in types]
         numbered = columns.numbered(path, [n for n in self.names if not self._is_list(types[n])])
         self._lists = {
             name: kind
@@ -68,6 +72,10 @@ class ParquetRows:
             + list(self._lists)
         )
 
+    def place(self, line: int) -> str:
+        """See `table_rows.Rows`."""
+        return f"{self.path}, row {line}"
+
     def rows(
         self, names: Sequence[str], modalities: Sequence[str], keep: np.ndarray | None = None
     ) -> Iterator[Row]:
@@ -78,20 +86,23 @@ class ParquetRows:
             wanted += [modality] if size is None else [f"{modality}_{c}" for c in range(size)]
         with _Errors(self.path), self._open() as file:
             for start, batch in self._batches(file, wanted, keep):
-                values = {name: batch.column(name).to_pylist() for name in names}
+                values = {name: _values(batch.column(name)) for name in names}
                 frames = {m: self._frames(batch, m, start) for m in modalities}
                 for index in range(batch.num_rows):
                     number = start + index
                     if keep is None or (number < len(keep) and keep[number]):
                         yield Row(
                             number=number,
-                            place=f"{self.path}, row {number + 1}",
+                            line=number + 1,
                             values={name: values[name][index] for name in names},
                             frames={m: frames[m][index].copy() for m in modalities},
                         )
 
     def _open(self) -> Any:
-        return self._arrow.parquet.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
+        # A dictionary stays one, where a long text that all rows share would unpack to terabytes.
+        return self._arrow.parquet.ParquetFile(
+            self.path, buffer_size=1 << 20, pre_buffer=False, read_dictionary=self._texts
+        )
 
     def _check_promises(self, file: Any) -> None:
         """Refuses a file whose own account of itself cannot be true."""
@@ -109,7 +120,8 @@ class ParquetRows:
         if promised > columns.LARGE and promised > columns.LARGEST_RATIO * size:
             raise UserError(
                 f"{self.path} has {size} bytes and would unpack to {promised}: more than 1 GiB and "
-                f"more than {columns.LARGEST_RATIO} times its size. Check where it comes from."
+                f"more than {columns.LARGEST_RATIO} times its size. Real features do not shrink so "
+                "far: check where it comes from; if it is yours, split it into files."
             )
 
     def _check_types(self, types: dict[str, Any], split_column: str) -> None:
@@ -153,6 +165,9 @@ class ParquetRows:
         """Batches of some columns with the numbers of their first rows.
 
         Row groups in which no row is kept are left unread.
+
+        Raises:
+          UserError: if a row group has not as many rows as it promises.
         """
         start = 0
         for index in range(file.num_row_groups):
@@ -166,10 +181,15 @@ class ParquetRows:
                 ):
                     yield start, batch
                     start += batch.num_rows
+                if start != end:
+                    raise UserError(
+                        f"{self.path} promises rows up to {end} and ends at {start}: it is "
+                        "damaged, copy it again."
+                    )
             start = end
 
     def _width(self, modality: str) -> int:
-        """C of a list column, from its first row that has values."""
+        """C of a list column, from its first row that has values; 0 where none has."""
         with _Errors(self.path), self._open() as file:
             for _, batch in self._batches(file, [modality], None):
                 lists = batch.column(modality)
@@ -177,10 +197,7 @@ class ParquetRows:
                 sizes = self._sizes(lists)
                 if sizes.any():
                     return int(sizes[sizes > 0][0])
-        raise UserError(
-            f"{self.path}: the column {modality} is empty in every row: drop it, or write its "
-            "features."
-        )
+        return 0
 
     def _sizes(self, lists: Any) -> np.ndarray:
         """How many values each list has [n]; 0 where null."""
@@ -221,9 +238,9 @@ class ParquetRows:
         wrong = np.flatnonzero(widths != self.channels[modality])
         if wrong.size:
             raise UserError(
-                f"{self.path}, row {rows[wrong[0]] + 1}: {modality} has {widths[wrong[0]]} values "
-                f"in a frame, earlier rows have {self.channels[modality]}. Every frame of a "
-                "modality has the same."
+                f"{self.place(rows[wrong[0]] + 1)}, column {modality}: {widths[wrong[0]]} values in "
+                f"a frame, others have {self.channels[modality]}. Every frame of a modality has "
+                "the same."
             )
 
 
@@ -235,6 +252,21 @@ def _unpacked(group: Any, names: Sequence[str]) -> int:
         for chunk in chunks
         if chunk.path_in_schema in names or chunk.path_in_schema.split(".")[0] in names
     )
+
+
+def _values(column: Any) -> list[Any]:
+    """The values of a batch's column; equal texts are one and the same object."""
+    dictionary = getattr(column, "dictionary", None)
+    if dictionary is None:
+        values: list[Any] = column.to_pylist()
+        return values
+    # The dictionary may be of the whole file: only what this batch uses of it is unpacked.
+    texts: dict[int | None, Any] = {None: None}
+    indices = column.indices.to_pylist()
+    for index in indices:
+        if index not in texts:
+            texts[index] = dictionary[index].as_py()
+    return [texts[index] for index in indices]
 
 
 class _Errors:

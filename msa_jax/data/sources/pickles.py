@@ -64,8 +64,8 @@ def load(path: str) -> Any:
 
     Raises:
       UserError: if it cannot be read, is truncated or damaged, holds or asks for anything else
-        (functions, classes, persistent ids), refers to itself, is nested deeper than 60 levels, or
-        unfolds to more than 30 million values.
+        (functions, classes, persistent ids), refers to itself, is nested deeper than 60 levels,
+        unfolds to more than 30 million values, or needs more memory than there is.
     """
     file = _opened(path)
     try:
@@ -73,6 +73,12 @@ def load(path: str) -> Any:
         return Converter(machine.spend).plain(machine.load(), 0)[0]
     except UserError:
         raise
+    except MemoryError as error:
+        raise UserError(
+            f"{path}: there is not enough memory to read it. Protocol 2 of Python 3 needs about "
+            "the size of all arrays and once more that of the largest: write the file anew with "
+            "protocol 4, whose arrays are read from where they are, or take a larger machine."
+        ) from error
     except Exception as error:
         # Whatever a damaged file makes the machine stumble over, down to warnings made errors.
         reason = ascii(str(error))[1:-1][:200]

@@ -13,13 +13,13 @@ class Row:
 
     Attributes:
       number: its place among the file's rows, from 0.
-      place: the file and the line or row, for messages.
+      line: the line at which it starts, or its row, both from 1; see `Rows.place`.
       values: `{column: value}` of the columns asked for, strings or numbers; None where empty.
       frames: `{modality: [T, C] float32}` of the modalities asked for; T = 0 where absent.
     """
 
     number: int
-    place: str
+    line: int
     values: Mapping[str, Any]
     frames: Mapping[str, np.ndarray]
 
@@ -30,7 +30,8 @@ class Rows(Protocol):
     Attributes:
       path: the file.
       names: all its columns.
-      channels: `{modality: C}`, by name.
+      channels: `{modality: C}`, by name; 0 where it is absent in all rows and nothing else tells C.
+        Who knows C from another file sets it here before reading.
       features: the columns that belong to modalities.
     """
 
@@ -38,6 +39,10 @@ class Rows(Protocol):
     names: tuple[str, ...]
     channels: Mapping[str, int]
     features: frozenset[str]
+
+    def place(self, line: int) -> str:
+        """Words for the file and one of its rows, by its `line`."""
+        ...
 
     def rows(
         self, names: Sequence[str], modalities: Sequence[str], keep: np.ndarray | None = None

@@ -4,12 +4,15 @@ Columns: `id`, `score` in [-3, 3], `split` of train, valid, test, and optionally
 `segment`, `start`, `end`, `transcript`. Features are numbered columns `{modality}_0` to
 `{modality}_{C-1}`, one vector an utterance; in Parquet also lists: see `csv_rows` and
 `parquet_rows`. A folder's files are shards of one table, read by name; without a split column they
-must be named train, valid and test. Only a few rows are in memory at a time.
+must be named train, valid and test. Besides ids, splits and scores, only a few rows are in memory
+at a time.
 """
 
 import array
+import bisect
 import math
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +45,16 @@ class Tables(Source):
         """
         self.path = path
         self._files = [_open(str(file), split_column) for file in _found(Path(path))]
-        self._check_alike()
+        self._check_names()
         first = self._files[0]
         for name in ("id", "score"):
             self._check_has(name)
-        if not first.channels:
-            raise UserError(
-                f"{first.path} holds no modality: expected columns such as text_0, text_1, ... or, "
-                f"in Parquet, lists of floats in a column text. Found: {_listed(first.names)}."
-            )
-        self.channels = first.channels
+        self.channels = self._checked_channels()
         self._split_column = self._checked_split_column(split_column)
         self._ids: list[str] = []
         self._scores = array.array("d")
         self._splits: list[str] = []
-        self._places: list[str] = []
+        self._lines = array.array("q")
         self._ends: list[int] = []
         for file in self._files:
             self._read_keys(file)
@@ -67,7 +65,9 @@ class Tables(Source):
         columns.check_unique(path, self._ids, self._name)
         found = {split: n for split in SPLITS if (n := self._splits.count(split))}
         self.splits = tuple(found)
-        self.report = Report(found=found, notes=self._notes(split_column))
+        used = {*COLUMNS, "split", split_column, *first.features}
+        unread = [n for n in first.names if n not in used and not n.startswith("split_")]
+        self.report = Report(found=found, notes=columns.note_unread(unread))
 
     def utterances(self, split: str) -> Iterator[Utterance]:
         """The utterances of a split, in the order of the files and their rows.
@@ -84,21 +84,21 @@ class Tables(Source):
             if keep.any():
                 for row in file.rows(names, list(self.channels), keep):
                     read += 1
-                    yield self._utterance(row, start + row.number)
+                    yield self._utterance(row, start + row.number, file.place(row.line))
             if read != keep.sum():
                 raise self._changed(file.path)
             start = end
 
-    def _utterance(self, row: Row, number: int) -> Utterance:
+    def _utterance(self, row: Row, number: int, place: str) -> Utterance:
         values = row.values
         own = _text(values["id"])
         if own != self._ids[number]:
-            raise self._changed(row.place)
-        segment = _number(row, "segment", 0)
+            raise self._changed(place)
+        segment = _number(values, "segment", place, 0)
         if segment != int(min(max(segment, 0), columns.LARGEST_SEGMENT)):
             raise UserError(
-                f"{row.place}, column segment: {segment:g} is no whole number in "
-                f"[0, {columns.LARGEST_SEGMENT}]."
+                f"{place}, column segment: {segment:g} is no whole number in "
+                f"[0, {columns.LARGEST_SEGMENT}]. Correct it, or leave it empty where unknown."
             )
         return Utterance(
             id=own,
@@ -106,8 +106,8 @@ class Tables(Source):
             score=self._scores[number],
             video_id=_text(values.get("video_id")) or own,
             segment=int(segment),
-            start=_number(row, "start", math.nan),
-            end=_number(row, "end", math.nan),
+            start=_number(values, "start", place, math.nan),
+            end=_number(values, "end", place, math.nan),
             transcript=_text(values.get("transcript")),
         )
 
@@ -116,13 +116,13 @@ class Tables(Source):
         names = ["id", "score"] + ([self._split_column] if self._split_column else [])
         for row in file.rows(names, ()):
             self._ids.append(_text(row.values["id"]))
-            self._scores.append(_number(row, "score", math.nan))
-            split = _text(row.values[self._split_column]) if self._split_column else None
-            self._splits.append(Path(file.path).stem if split is None else split)
-            self._places.append(row.place)
+            self._scores.append(_number(row.values, "score", file.place(row.line), math.nan))
+            split = _text(row.values[names[2]]) if self._split_column else Path(file.path).stem
+            self._splits.append(sys.intern(split))
+            self._lines.append(row.line)
         self._ends.append(len(self._ids))
 
-    def _check_alike(self) -> None:
+    def _check_names(self) -> None:
         """Checks that all files have the same columns; their order may differ."""
         first = self._files[0]
         for file in self._files[1:]:
@@ -133,21 +133,45 @@ class Tables(Source):
                     f"{file.path} {words}, unlike {first.path}: all files of a folder must have "
                     "the same columns."
                 )
-            for modality in first.channels.keys() | file.channels.keys():
-                sizes = [f.channels.get(modality, "no") for f in (first, file)]
-                if sizes[0] != sizes[1]:
+
+    def _checked_channels(self) -> dict[str, int]:
+        """`{modality: C}`, the same in all files, but where it is absent in all rows of one."""
+        first = self._files[0]
+        channels: dict[str, int] = {}
+        for modality in sorted(set().union(*(file.channels for file in self._files))):
+            known = [file for file in self._files if file.channels.get(modality) != 0]
+            if not known:
+                raise UserError(
+                    f"{self.path}: the column {modality} is empty in every row: drop it, or write "
+                    "its features."
+                )
+            sizes = [file.channels.get(modality, "no") for file in known]
+            for file, size in zip(known, sizes, strict=True):
+                if size != sizes[0]:
                     raise UserError(
-                        f"{file.path} has {sizes[1]} values in a frame of {modality}, {first.path} "
+                        f"{file.path} has {size} values in a frame of {modality}, {known[0].path} "
                         f"{sizes[0]}: all files of a folder must have the same."
                     )
+            channels[modality] = known[0].channels[modality]
+        if not channels:
+            raise UserError(
+                f"{first.path} holds no modality: expected columns such as text_0, text_1, ... or, "
+                "in Parquet, lists of floats in a column text. Found: "
+                f"{columns.listed(first.names)}."
+            )
+        for file in self._files:
+            file.channels = channels
+        return channels
 
     def _check_has(self, name: str, otherwise: str = "") -> None:
         first = self._files[0]
         if name not in first.names:
-            plain = [known for known in first.names if known not in first.features and known]
+            # A long search, and a long message, help nobody.
+            plain = [n[:100] for n in first.names if n and n not in first.features]
+            plain = (plain or [n[:100] for n in first.names])[:50]
             raise UserError(
                 f"{first.path} has no column {name!r}{otherwise}. "
-                f"{nearest(name, plain or first.names[:10])} Columns are separated by commas in "
+                f"{nearest(name, plain)} Columns are separated by commas in "
                 ".csv files and by tabs in .tsv files. See the README, 'Your own data'."
             )
 
@@ -157,21 +181,13 @@ class Tables(Source):
         named = Path(self.path).is_dir() and all(stem in SPLITS for stem in stems)
         if column == "split" and column not in self._files[0].names and named:
             return ""
-        shown = f", and its files are not named train, valid, test: {_listed(stems)}"
+        shown = f", and its files are not named train, valid, test: {columns.listed(stems)}"
         self._check_has(column, shown if Path(self.path).is_dir() and not named else "")
         return column
 
-    def _notes(self, split_column: str) -> list[str]:
-        first = self._files[0]
-        used = {*COLUMNS, "split", split_column, *first.features}
-        extra = [n for n in first.names if n not in used and not n.startswith("split_")]
-        if not extra:
-            return []
-        shown = _listed([name or "(without a name)" for name in extra])
-        return [f"Columns that are not read: {shown}."]
-
     def _name(self, row: int) -> str:
-        return f"{self._ids[row][:100]!r} ({self._places[row]})"
+        file = self._files[bisect.bisect_right(self._ends, row)]
+        return f"{self._ids[row][:100]!r} ({file.place(self._lines[row])})"
 
     def _changed(self, place: str) -> UserError:
         return UserError(f"{place} has changed since its ids were read: run again.")
@@ -186,15 +202,15 @@ def _found(path: Path) -> list[Path]:
     files = [
         file
         for file in inside
-        if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")
+        if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".") and file.is_file()
     ]
     if not files:
-        shown = _listed([file.name for file in inside]) or "nothing"
+        shown = columns.listed([file.name for file in inside]) or "nothing"
         raise UserError(f"{path}: expected .csv, .tsv or .parquet tables, found {shown}.")
     kinds = {file.suffix.lower() for file in files}
     if len(kinds) > 1:
         raise UserError(
-            f"{path} holds tables of several kinds, {_listed(sorted(kinds))}: keep one, or name "
+            f"{path} holds tables of several kinds, {columns.listed(sorted(kinds))}: keep one, or name "
             "the one file that you mean."
         )
     return files
@@ -206,21 +222,18 @@ def _open(path: str, split_column: str) -> Rows:
     return CsvRows(path)
 
 
-def _listed(names: Sequence[str], most: int = 20) -> str:
-    shown = ", ".join(name[:100] for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _number(row: Row, column: str, unknown: float) -> float:
-    value = row.values.get(column)
+def _number(values: Mapping[str, Any], column: str, place: str, unknown: float) -> float:
+    """A number of a row; `unknown` where it is missing, empty or NaN."""
+    value = values.get(column)
     try:
-        return unknown if value is None else float(value)
+        number = unknown if value is None else float(value)
     except ValueError:
         raise UserError(
-            f"{row.place}, column {column}: {str(value)[:100]!r} is not a number. Write it with a "
+            f"{place}, column {column}: {str(value)[:100]!r} is not a number. Write it with a "
             "point, or leave the cell empty where it is unknown."
         ) from None
+    return unknown if math.isnan(number) else number

@@ -1,0 +1,106 @@
+"""Finds the reader of a file or folder by looking into it."""
+
+import hashlib
+from pathlib import Path
+
+from msa_jax.data.sources.contract import Source
+from msa_jax.errors import UserError
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_TABLES = (".csv", ".tsv", ".parquet")
+_BLOCK = 1 << 20
+
+
+def open_source(path: str, split_column: str = "split") -> Source:
+    """The reader of a file or folder, chosen by looking into it.
+
+    Args:
+      path: a features file (.npz), a pickle of MultiBench's or MMSA's layout, a folder of
+        CMU-MultimodalSDK `.csd` files, or a .csv, .tsv or .parquet file or a folder of them.
+      split_column: of a features file or table: the column that holds train, valid or test.
+
+    Raises:
+      UserError: if it cannot be read, is of no known format, or is damaged.
+    """
+    place = Path(path)
+    if place.is_dir():
+        return _open_folder(place, split_column)
+    try:
+        with place.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}. Check the path.") from error
+    if start.startswith(_HDF5):
+        raise UserError(
+            f"{path} is a single .csd (HDF5) file: name the folder that holds all of them, words, "
+            "features and labels."
+        )
+    if place.suffix.lower() in _TABLES:
+        from msa_jax.data.sources.tables import Tables
+
+        return Tables(path, split_column)
+    if place.suffix.lower() in (".pkl", ".pickle", ".p") or start[:1] == b"\x80":
+        return _open_pickle(path)
+    from msa_jax.data.sources.features_npz import FeaturesFile
+
+    return FeaturesFile(path, split_column)
+
+
+def digest(path: str) -> str:
+    """12 hexadecimal digits that change with the content of a file or folder.
+
+    Of a file, the start of its SHA-256. A folder of `.csd` files may hold tens of GB: of each file
+    in it count the name, the size, and the first and last megabyte.
+
+    Raises:
+      UserError: if there is no such file or folder.
+    """
+    place = Path(path)
+    try:
+        if not place.is_dir():
+            with place.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        whole = hashlib.sha256()
+        for entry in sorted(item for item in place.iterdir() if item.is_file()):
+            size = entry.stat().st_size
+            whole.update(f"{entry.name}\0{size}\0".encode())
+            with entry.open("rb") as file:
+                whole.update(file.read(_BLOCK))
+                file.seek(max(0, size - _BLOCK))
+                whole.update(file.read(_BLOCK))
+        return whole.hexdigest()[:12]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}. Check the path.") from error
+
+
+def _open_folder(place: Path, split_column: str) -> Source:
+    suffixes = {item.suffix.lower() for item in place.iterdir() if item.is_file()}
+    if ".csd" in suffixes:
+        from msa_jax.data.sources.csd import CsdFolder
+
+        return CsdFolder(str(place))
+    if suffixes & set(_TABLES):
+        from msa_jax.data.sources.tables import Tables
+
+        return Tables(str(place), split_column)
+    found = ", ".join(sorted(suffixes)) or "no file"
+    raise UserError(
+        f"{place} holds {found}: expected .csd files of the CMU-MultimodalSDK, or .csv or .parquet "
+        "tables. See the README, 'Your own data'."
+    )
+
+
+def _open_pickle(path: str) -> Source:
+    from msa_jax.data.sources import mmsa, multibench, pickles
+
+    content = pickles.load(path)
+    if mmsa.matches(content):
+        return mmsa.MmsaPickle(path, content)
+    if multibench.matches(content):
+        return multibench.MultiBenchPickle(path, content)
+    keys = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+    raise UserError(
+        f"{path} is a pickle of neither MultiBench's nor MMSA's layout (found {keys[:200]}): "
+        "expected splits train, valid and test that hold text, audio, vision, labels and ids. "
+        "Write a features file (.npz) from it: see the README, 'Your own data'."
+    )

@@ -1,0 +1,60 @@
+"""Folders that are written at once or not at all, by one process."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+def make(folder: Path, write: Callable[[Path], Path], is_made: Callable[[], bool]) -> None:
+    """Makes `folder`, unless it is made; replaces what else is there.
+
+    Of several processes one writes and the others wait for it. What a killed process left is
+    removed by the next.
+
+    Args:
+      folder: to make. Its parent holds nothing but such folders.
+      write: gets an empty folder beside it, and returns the one there that shall be `folder`.
+      is_made: asked when it is this process's turn.
+    """
+    with _alone(folder.parent) as scratch:
+        if is_made():
+            return
+        empty = scratch / "new"
+        empty.mkdir()
+        whole = write(empty)
+        if folder.exists():
+            os.rename(folder, scratch / "replaced")
+        os.rename(whole, folder)
+
+
+@contextlib.contextmanager
+def _alone(parent: Path) -> Iterator[Path]:
+    """An empty folder in `parent`, removed at the end, while no other process has one there."""
+    handle = _opened(parent)
+    locked = True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        while not os.path.exists(parent) or not os.path.samestat(os.fstat(handle), parent.stat()):
+            os.close(handle)  # removed while we waited
+            handle = _opened(parent)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError:
+        locked = False  # some network file systems have no locks
+    scratch = parent / (".unfinished" if locked else f".unfinished-{os.getpid()}")
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            parent.rmdir()  # where nothing was made
+        os.close(handle)
+
+
+def _opened(parent: Path) -> int:
+    parent.mkdir(parents=True, exist_ok=True)
+    return os.open(parent, os.O_RDONLY)
