@@ -24,9 +24,9 @@ class Data:
 
     Attributes:
       name: synthetic_mosei, the embedded dataset, or one that `scripts/prepare_data.py` has
-        written; ignored when `path` is given.
-      path: a file or folder of features in any format of `msa_jax.data.sources`; it is prepared on
-        first use.
+        written.
+      path: instead of a name, a file or folder of features in any format of
+        `msa_jax.data.sources`; it is prepared on first use.
       dir: where prepared datasets live; empty means TFDS's own default (`TFDS_DATA_DIR`, else
         `~/tensorflow_datasets`).
       modalities: the modalities to use, in the order in which they are joined.
@@ -246,10 +246,7 @@ def resolve(mapping: Any) -> Config:
     """
     plain = mapping.to_dict() if hasattr(mapping, "to_dict") else mapping
     config: Config = _section(Config, plain, "")
-    if not config.data.modalities:
-        raise UserError("config.data.modalities is empty: name at least one modality.")
-    if len(set(config.data.modalities)) < len(config.data.modalities):
-        raise UserError(f"config.data.modalities repeats a name: {config.data.modalities}.")
+    check_data(config.data)
     classes = config.task.kind != "regression"
     if config.task.loss != "auto" and classes != (config.task.loss == "cross_entropy"):
         legal = "cross_entropy" if classes else "l1, l2 or huber"
@@ -282,6 +279,18 @@ def resolve(mapping: Any) -> Config:
 def _absolute(path: str) -> str:
     """`path` as it will mean the same from any directory; buckets and empty paths as they are."""
     return path if not path or "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def check_data(data: Data) -> None:
+    """Raises UserError if the fields of `data` contradict one another."""
+    if not data.modalities:
+        raise UserError("config.data.modalities is empty: name at least one modality.")
+    if data.path and data.name != SYNTHETIC:
+        raise UserError(
+            f"data.path={data.path} and data.name={data.name} name two datasets: give one of them."
+        )
+    if len(set(data.modalities)) < len(data.modalities):
+        raise UserError(f"config.data.modalities repeats a name: {data.modalities}.")
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -102,14 +102,19 @@ def predict(
 
 
 def evaluate(
-    workdir: str, split: str = "test", *, data_path: str = "", data_dir: str = ""
+    workdir: str,
+    split: str = "test",
+    *,
+    data_path: str = "",
+    data_name: str = "",
+    data_dir: str = "",
 ) -> Evaluation:
     """Evaluates the best checkpoint of a run; the directory alone says how.
 
     Args:
       workdir: of the run.
       split: train, valid or test.
-      data_path: a features file to use in place of the run's own data.
+      data_path, data_name: data to use in place of the run's own, as in `config.data`.
       data_dir: where prepared datasets live, if not where the run had them. The run's own data are
         found there by name, so that the file they came from is not needed any more.
 
@@ -123,17 +128,19 @@ def evaluate(
         saved = checkpoints.description(step)
         config = config_lib.resolve(saved["config"])
         schema = FeatureSchema.from_json(saved["schema"])
-        data = dataclasses.replace(
-            config.data, path=data_path or config.data.path, dir=data_dir or config.data.dir
-        )
-        builder = None if data_path else builders.open_prepared(schema.fingerprint, data.dir)
+        data = dataclasses.replace(config.data, dir=data_dir or config.data.dir)
+        others = bool(data_path or data_name)
+        if others:
+            data = dataclasses.replace(data, path=data_path, name=data_name or config_lib.SYNTHETIC)
+            config_lib.check_data(data)
+        builder = None if others else builders.open_prepared(schema.fingerprint, data.dir)
         rows = store.load(
             builder or builders.prepare(data), split, config.data.modalities, config.data.max_length
         )
-        if not data_path and rows.fingerprint != schema.fingerprint:
+        if not others and rows.fingerprint != schema.fingerprint:
             raise UserError(
                 f"{workdir} was trained on {schema.fingerprint}, its data are now "
-                f"{rows.fingerprint}. Restore them, or name others with --data_path."
+                f"{rows.fingerprint}. Restore them, or name others with --data_path or --data_name."
             )
         _check_channels(rows, schema)
         fitted = Normalization.from_json(saved["normalization"])

@@ -1,10 +1,15 @@
 """Measures speed on this machine, as ratios within one run.
 
-python scripts/benchmark.py input [--config=configs/attention.py] [--data_dir=DIR] [--out=FILE.json]
+python scripts/benchmark.py input [--config=configs/attention.py] [--data_dir=DIR]
   what the input pipeline delivers, in examples a second, stage by stage, and what that costs a
   train step
-python scripts/benchmark.py stream --size=tenfold [...]
-  one epoch of ten times CMU-MOSEI through the streaming feed, and the memory it takes
+python scripts/benchmark.py stream [--size=tenfold]
+  one epoch of ten times CMU-MOSEI through the streaming feed, and the memory it takes (run it
+  twice: the first prepares the data)
+python scripts/benchmark.py alignment [--fraction=0.1]
+  reading .csd files of CMU-MOSEI's shape, in a process of its own
+
+Each takes --out=FILE.json.
 """
 
 import argparse
@@ -21,31 +26,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["input", "stream"])
-    parser.add_argument(
-        "--config", default="configs/attention.py", help="FILE.py or FILE.py:variant"
-    )
-    parser.add_argument("--data_dir", default="", help="where prepared datasets live")
-    parser.add_argument("--size", default="full", help="of the synthetic dataset")
-    parser.add_argument("--batches", type=int, default=200, help="of a measurement, for input")
-    parser.add_argument("--out", help="JSON file for the figures")
+    commands = parser.add_subparsers(dest="what", required=True)
+    for what, size in (("input", "full"), ("stream", "tenfold")):
+        command = commands.add_parser(what)
+        command.add_argument("--config", default="configs/attention.py", help="FILE.py[:variant]")
+        command.add_argument("--data_dir", default="", help="where prepared datasets live")
+        command.add_argument("--size", default=size, help="of the synthetic dataset")
+    commands.choices["input"].add_argument("--batches", type=int, default=200)
+    alignment = commands.add_parser("alignment")
+    alignment.add_argument("--fraction", type=float, default=0.1, help="of CMU-MOSEI's videos")
+    alignment.add_argument("--directory", help="for the generated files, up to 5 GB")
+    for command in commands.choices.values():
+        command.add_argument("--out", help="JSON file for the figures")
     args = parser.parse_args()
-
-    from msa_jax import workdir
-    from msa_jax.benchmarks import input as benchmark
-
-    config = _load(args.config)
-    config.data.update(dir=args.data_dir, size=args.size)
     try:
-        if args.what == "input":
-            found = benchmark.measure(config, batches=args.batches)
-        else:
-            found = benchmark.measure_stream(config)
+        found = _measure(args)
     except UserError as error:
         sys.exit(f"error: {error}")
     _show(found)
     if args.out:
+        from msa_jax import workdir
+
         workdir.write_json(args.out, found)
+
+
+def _measure(args: argparse.Namespace) -> dict[str, Any]:
+    if args.what == "alignment":
+        from msa_jax.benchmarks import alignment
+
+        return alignment.measure(args.fraction, directory=args.directory)
+    from msa_jax.benchmarks import input as input_benchmark
+
+    config = _load(args.config)
+    config.data.update(dir=args.data_dir, size=args.size)
+    if args.what == "stream":
+        return input_benchmark.measure_stream(config)
+    return input_benchmark.measure(config, batches=args.batches)
 
 
 def _show(found: dict[str, Any], indent: str = "") -> None:

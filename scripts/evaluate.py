@@ -16,7 +16,8 @@ def main() -> None:
     parser.add_argument("--split", default="test", help="train, valid or test")
     parser.add_argument("--out", help="JSON file for metrics, intervals and baselines")
     parser.add_argument("--predictions", help="CSV file for a row an utterance")
-    parser.add_argument("--data_path", default="", help="features file, if not the run's own")
+    parser.add_argument("--data_path", default="", help="features, if not the run's own data")
+    parser.add_argument("--data_name", default="", help="of a prepared dataset, instead")
     parser.add_argument("--data_dir", default="", help="where prepared datasets live")
     args = parser.parse_args()
 
@@ -25,7 +26,11 @@ def main() -> None:
 
     try:
         evaluation = evaluate.evaluate(
-            args.workdir, args.split, data_path=args.data_path, data_dir=args.data_dir
+            args.workdir,
+            args.split,
+            data_path=args.data_path,
+            data_name=args.data_name,
+            data_dir=args.data_dir,
         )
     except UserError as error:
         sys.exit(f"error: {error}")

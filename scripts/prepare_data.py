@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of that name")
     args = parser.parse_args()
 
-    from msa_jax.data import card, prepare  # TensorFlow: not for --help
+    from msa_jax.data import card, prepare, store  # TensorFlow: not for --help
 
     try:
         prepared = prepare.prepare(
@@ -45,7 +45,7 @@ def main() -> None:
         "  python -m msa_jax.main --config=configs/attention.py --workdir=DIR "
         f"--config.data.name={args.name}{place}"
     )
-    if warning := card.videos_warning(prepared.card):
+    if warning := store.videos_warning(prepared.card["videos_in_two_splits"]):
         print(f"warning: {warning}", file=sys.stderr)
 
 

@@ -12,10 +12,13 @@ Entries = Mapping[str, tuple[Any, Any]]
 
 
 def write_csd(path: Path, root: str, entries: Entries, **options: Any) -> Path:
-    """Writes `{video: (features, intervals)}`; options go to the datasets, such as compression."""
+    """Writes `{video: (features, intervals)}`; options go to the datasets, such as compression.
+
+    The file keeps the order of the videos.
+    """
     with h5py.File(path, "w") as file:
         group = file.create_group(root)
-        data = group.create_group("data")
+        data = group.create_group("data", track_order=True)
         for video, (features, intervals) in entries.items():
             entry = data.create_group(video)
             for name, values in (("features", features), ("intervals", intervals)):

@@ -103,6 +103,13 @@ def test_a_segment_within_another_shares_its_words() -> None:
     assert [row.tolist() for row in rows] == [[0, 1, 2], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [2]]
 
 
+def test_a_segment_within_a_word_has_that_word() -> None:
+    words = np.array([[0, 1], [1, 4], [5, 9]], np.float32)
+    segments = alignment.spans(np.array([[1, 1], [1.5, 2], [3.5, 6], [4.5, 4.5]], np.float32))
+    rows = alignment.words_of_segments(words, segments)
+    assert [row.tolist() for row in rows] == [[1], [1], [], []]
+
+
 @pytest.mark.parametrize(("words", "segments"), [(0, 2), (3, 0)])
 def test_nothing_to_align_is_no_error(words: int, segments: int) -> None:
     spans = np.stack([np.arange(words), np.arange(words) + 1], axis=1).astype(np.float32)

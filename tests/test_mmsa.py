@@ -124,8 +124,8 @@ def test_aligned_frames_padded_on_the_left_are_kept_and_noted(tmp_path: Path) ->
         )
         assert len(utterance.frames["vision"]) == len(utterance.frames["text"]) == 2 + row % 4
     (note,) = [note for note in source.report.notes if "left" in note]
-    # Lengths run 2, 3, 4, 5, 2, ... of 5: 10 of the 13 utterances are padded.
-    assert note.startswith("audio is taken to be padded on the left: so stand the zeros of 10 of")
+    # Lengths run 2, 3, 4, 5, 2, ... of 5: 11 of the 13 utterances are padded.
+    assert note.startswith("audio is taken to be padded on the left: so stand the zeros of 11 of")
 
 
 def test_frames_beyond_a_length_are_counted(tmp_path: Path) -> None:
@@ -196,7 +196,9 @@ def test_the_scale_of_sims_is_noted(tmp_path: Path) -> None:
         arrays["regression_labels"] = arrays["regression_labels"] / 3
     source = opened(tmp_path, content)
     found = [utterance.score for utterance in source.utterances("train")]
-    np.testing.assert_array_equal(np.float32(found), content["train"]["regression_labels"])
+    np.testing.assert_array_equal(
+        np.array(found, np.float32), content["train"]["regression_labels"]
+    )
     assert any("All scores are in [-1, 1]" in note for note in source.report.notes)
 
 

@@ -191,6 +191,17 @@ def test_what_is_not_finite_comes_through(tmp_path: Path) -> None:
     np.testing.assert_array_equal(frames[1], [-np.inf, np.inf, np.nan, np.inf])
 
 
+def test_a_nan_that_warns_does_not_stop_reading(tmp_path: Path) -> None:
+    content = pickle_files.multibench()
+    content["train"]["text"].view(np.uint32)[0, 4, 0] = 0x7FA00000
+    content["train"]["labels"].view(np.uint32)[1] = 0x7FA00000
+    with pytest.raises(UserError, match=r"labels.*nan for 'train0\[1\]'"):
+        opened(tmp_path, content)
+    content["train"]["labels"][1] = 0
+    (first, *_) = opened(tmp_path, content).utterances("train")
+    assert np.isnan(first.frames["text"][0, 0])
+
+
 def test_ids_that_occur_again_are_renamed_and_noted(tmp_path: Path) -> None:
     content = pickle_files.multibench()
     content["train"]["id"] = np.array(["a[1]", "a[1]", "a[1]#2", "b[1]", "a[1]", "c[1]"])
@@ -211,7 +222,7 @@ def test_labels_of_every_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
     labels.reshape(6, -1)[:, 0] = scores
     content["train"]["labels"] = labels
     found = [u.score for u in opened(tmp_path, content).utterances("train")]
-    np.testing.assert_array_equal(np.float32(found), scores)
+    np.testing.assert_array_equal(np.array(found, np.float32), scores)
 
 
 def _set(split: str, key: str, value: Any) -> Callable[[Content], None]:
@@ -229,6 +240,10 @@ def _row(row: int, value: Any) -> Callable[[Any], Any]:
         return array
 
     return change
+
+
+def _split_of_a_list(content: Any) -> None:
+    content["test"] = [1]
 
 
 REFUSED: dict[str, tuple[Callable[[Content], Any], str]] = {
@@ -274,7 +289,7 @@ REFUSED: dict[str, tuple[Callable[[Content], Any], str]] = {
     "infinite seconds": (_set("test", "id", [["v", "0", "inf"]] * 4), "id.*'test'.*seconds"),
     "no splits": (lambda c: [c.pop(split) for split in SPLITS], "none of the splits train, valid"),
     "split twice": (lambda c: c.update(dev=c["valid"]), "valid twice, as 'valid' and 'dev'"),
-    "split is a list": (lambda c: c.update(test=[1]), "'test' is a list: expected a dict"),
+    "split is a list": (_split_of_a_list, "'test' is a list: expected a dict"),
 }
 
 

@@ -62,7 +62,7 @@ def test_videos_in_two_splits_are_warned_of(write_features: Write, tmp_path: Pat
     videos[99] = "video0"
     page = prepare.prepare(write_features(video_id=videos), "mine", str(tmp_path)).card
     assert page["videos_in_two_splits"] == {"train and test": ["video0"]}
-    assert "1 in train and test (video0)" in card.videos_warning(page)
+    assert "1 in train and test (video0)" in card.markdown(page)
     assert "**Warning:**" in card.markdown(page)
 
 

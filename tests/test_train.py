@@ -14,6 +14,7 @@ import pytest
 
 from msa_jax import train
 from msa_jax.checkpoints import Checkpoints
+from msa_jax.data import prepare
 from msa_jax.errors import UserError
 from msa_jax.evaluate import evaluate
 from tests.conftest import features, tiny_config
@@ -100,7 +101,7 @@ def test_another_config_or_other_data_are_refused(write_features: Write, tmp_pat
     assert "config.training.epochs: 1 there, 2 now" in str(error.value)
     assert "config.seed: 0 there, 7 now" in str(error.value)
     write_features(audio=np.ones((100, 3), np.float32))
-    with pytest.raises(UserError, match="was trained on features_npz/"):
+    with pytest.raises(UserError, match="was trained on utterances/"):
         train.train_and_evaluate(tiny_config("text", path, **{"training.epochs": 1}), workdir)
 
 
@@ -308,6 +309,9 @@ def test_evaluation_on_other_data(write_features: Write, tmp_path: Path) -> None
     only_test = write_features("other.npz", count=30, split=np.array(["test"] * 30))
     evaluation = evaluate(str(tmp_path / "run"), "test", data_path=only_test)
     assert len(evaluation.split) == 30
+    prepare.prepare(only_test, "others", "")
+    named = evaluate(str(tmp_path / "run"), "test", data_name="others")
+    np.testing.assert_array_equal(named.predictions.outputs, evaluation.predictions.outputs)
     table = evaluation.predictions_csv().splitlines()
     assert table[0] == "id,label,prediction"
     narrow = write_features("narrow.npz", text=np.zeros((100, 6, 2), np.float32))

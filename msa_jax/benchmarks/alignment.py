@@ -174,7 +174,7 @@ def _labels(seconds: float, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
     """Labels [n, 7] and the intervals of segments padded by half a second, in any order."""
     count = max(1, round(seconds / 10))
     edges = np.sort([0, *rng.uniform(0, seconds, count - 1), seconds])
-    intervals = _between(edges) + np.float32([-0.5, 0.5])
+    intervals = _between(edges) + np.array([-0.5, 0.5], np.float32)
     labels = np.round(rng.uniform(-3, 3, (count, 7)) * 3) / 3
     labels[rng.random((count, 7)) < 0.005] = 10 / 3
     return labels.astype(np.float32), intervals[rng.permutation(count)]

@@ -1,9 +1,8 @@
 """How fast batches can be made, stage by stage, and what that costs a train step."""
 
 import functools
-import resource
+import itertools
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from msa_jax import config as config_lib
 from msa_jax import optim, sharding, steps, system
 from msa_jax import state as state_lib
+from msa_jax.benchmarks.memory import peak_memory_gb
 from msa_jax.data import dataset, feed, order, pipeline
 
 
@@ -29,8 +29,9 @@ def measure(config: Any, batches: int = 200, repeats: int = 3) -> dict[str, Any]
       repeats: of each measurement, alternating.
 
     Returns:
-      JSON values: `stages` and `training` (`{name: examples a second}`), `ratios`, `frames` (the
-      share of the computed frames that is real) and `peak_memory_gb` of the process.
+      JSON values: `stages` and `training` (`{name: examples a second}`), `shares` (of the time
+      that the host's pipeline takes, what each stage adds), `ratios`, `frames` (the share of the
+      computed frames that is real) and `peak_memory_gb` of the process.
     """
     resolved = config_lib.resolve(config)
     mesh = sharding.build_mesh(resolved.mesh)
@@ -77,13 +78,14 @@ def measure(config: Any, batches: int = 200, repeats: int = 3) -> dict[str, Any]
         for _ in pipeline.batches(train, described.task, plan, data.buckets, first=0, last=batches):
             pass
 
-    stages = {
+    host_stages = {
         "order": draw,
         "read": every(read),
         "read, normalise": every(normalised),
         "read, normalise, pad": every(padded),
         "tf.data": host,
     }
+    stages = dict(host_stages)
     with jax.set_mesh(mesh):
         step, state = _train_step(resolved, described, data, mesh)
         feeds = {how: feed.build(*made, how=how) for how in ("stream", "resident")}
@@ -116,12 +118,15 @@ def measure(config: Any, batches: int = 200, repeats: int = 3) -> dict[str, Any]
         for s in train.sequences.values()
     )
     alone = rates["train, no feed"]
+    spent = [0.0, *(seconds[name] for name in host_stages)]
+    added = [after - before for before, after in itertools.pairwise(spent)]
     return {
         "dataset": data.schema.fingerprint,
         "batch_size": batch_size,
         "batches": batches,
         "buckets": [dict(each) for each in data.buckets.lengths],
         "stages": {name: rates[name] for name in stages},
+        "shares": {name: each / spent[-1] for name, each in zip(host_stages, added, strict=True)},
         "training": {name: rates[f"train, {name}"] for name in sources},
         "ratios": {
             "tf.data to train step": rates["tf.data"] / alone,
@@ -159,12 +164,6 @@ def measure_stream(config: Any) -> dict[str, Any]:
         "examples_per_second": len(train) / seconds,
         "peak_memory_gb": peak_memory_gb(),
     }
-
-
-def peak_memory_gb() -> float:
-    """The most memory that this process has held, in GB (10^9 bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def _train_step(

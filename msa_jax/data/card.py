@@ -12,7 +12,6 @@ from msa_jax.data.schema import COLUMNS
 from msa_jax.tasks import CLASS_NAMES, three_class
 
 _ROWS = 2048  # utterances that ranges are taken over at a time
-_SHOWN = 5
 
 
 def build(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
@@ -27,16 +26,18 @@ def build(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
     known = builders.metadata(builder)
     report = known.get("report", {})
     modalities = [name for name in builder.info.features if name not in COLUMNS]
-    splits, videos = {}, {}
-    for name in store.available_splits(builder):
-        split = store.load(builder, name, modalities, max_length=np.iinfo(np.int64).max)
+    loaded = {
+        name: store.load(builder, name, modalities, max_length=np.iinfo(np.int64).max)
+        for name in store.available_splits(builder)
+    }
+    splits = {}
+    for name, split in loaded.items():
         reasons = Counter(d["reason"] for d in report.get("dropped", []) if d["split"] == name)
-        videos[name] = set(split.video_ids)
         splits[name] = {
             "found": report.get("found", {}).get(name, len(split)),
             "dropped": dict(reasons),
             "kept": len(split),
-            "videos": len(videos[name]),
+            "videos": len(set(split.video_ids)),
             "class_shares": {closure: _shares(split, closure) for closure in _CLOSURES},
             "modalities": {m: _modality(split, m) for m in modalities},
         }
@@ -49,7 +50,7 @@ def build(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
             "notes": report.get("notes", []),
         },
         "splits": splits,
-        "videos_in_two_splits": _shared(videos),
+        "videos_in_two_splits": store.videos_in_two_splits(loaded),
         "dropped": report.get("dropped", []),
     }
 
@@ -67,8 +68,8 @@ def markdown(card: Mapping[str, Any]) -> str:
         "",
         *(f"- {note}" for note in source["notes"]),
     ]
-    if card["videos_in_two_splits"]:
-        lines.append(f"- **Warning:** {videos_warning(card)}")
+    if warning := store.videos_warning(card["videos_in_two_splits"]):
+        lines.append(f"- **Warning:** {warning}")
     lines += ["", "## Utterances", ""]
     rows = [["split", "found", "dropped", "kept", "videos"]]
     for name, split in splits.items():
@@ -94,18 +95,6 @@ def markdown(card: Mapping[str, Any]) -> str:
         "repaired are values that were not finite and became 0. Ranges by column: card.json.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def videos_warning(card: Mapping[str, Any]) -> str:
-    """What is wrong with a card's videos, in a sentence; empty where nothing is."""
-    shared = card["videos_in_two_splits"]
-    if not shared:
-        return ""
-    some = "; ".join(
-        f"{len(names)} in {pair} ({', '.join(names[:_SHOWN])}{', ...' if names[_SHOWN:] else ''})"
-        for pair, names in shared.items()
-    )
-    return f"videos are in two splits, and utterances of a video are alike: {some}."
 
 
 def _modality(split: store.Split, modality: str) -> dict[str, Any]:
@@ -142,15 +131,6 @@ def _shares(split: store.Split, closure: str) -> dict[str, float]:
     counts = np.bincount(three_class(split.scores, closure), minlength=len(names))
     shares = (counts / max(len(split), 1)).round(6).tolist()
     return dict(zip(names, shares, strict=True))
-
-
-def _shared(videos: Mapping[str, set[str]]) -> dict[str, list[str]]:
-    """`{"train and test": [video ids]}` of the pairs of splits that share any."""
-    names = list(videos)
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    return {
-        f"{a} and {b}": sorted(videos[a] & videos[b]) for a, b in pairs if videos[a] & videos[b]
-    }
 
 
 def _table(rows: list[list[Any]]) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from msa_jax.config import Data
 from msa_jax.data import buckets, builders, normalization, store
@@ -51,6 +52,9 @@ def load(data: Data) -> Dataset:
     splits = {
         split: store.load(builder, split, data.modalities, data.max_length) for split in available
     }
+    shared = store.videos_in_two_splits(splits)
+    if shared:
+        logging.warning("%s", store.videos_warning(shared))
     fitted = normalization.NONE
     if data.normalize:
         fitted = _fit_normalization(splits["train"])
@@ -64,9 +68,14 @@ def load(data: Data) -> Dataset:
         lengths=lengths,
     )
     grouped = fit_buckets(list(splits.values()), data.buckets)
+    known = builders.metadata(builder)
     summary = {
         "fingerprint": schema.fingerprint,
         "path": data.path,
+        "format": known.get("format", ""),
+        "notes": known.get("report", {}).get("notes", []),
+        "dropped": len(known.get("report", {}).get("dropped", [])),
+        "videos_in_two_splits": {pair: len(videos) for pair, videos in shared.items()},
         "channels": dict(schema.channels),
         "lengths": dict(schema.lengths),
         "buckets": [dict(each) for each in grouped.lengths],

@@ -1,6 +1,7 @@
 """A split of a prepared dataset: what is known of its utterances, and their frames on demand."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -163,3 +164,19 @@ def load(
         ids=index["id"],
         video_ids=index["video_id"],
     )
+
+
+def videos_in_two_splits(splits: Mapping[str, Split]) -> dict[str, list[str]]:
+    """`{"train and test": [video ids]}` of the pairs of splits that share any."""
+    videos = {name: set(split.video_ids) for name, split in splits.items()}
+    shared = {f"{a} and {b}": videos[a] & videos[b] for a, b in itertools.combinations(videos, 2)}
+    return {pair: sorted(both) for pair, both in shared.items() if both}
+
+
+def videos_warning(shared: Mapping[str, Sequence[str]]) -> str:
+    """What is wrong with `videos_in_two_splits`, in a sentence; empty where nothing is."""
+    some = "; ".join(
+        f"{len(names)} in {pair} ({', '.join(names[:5])}{', ...' if names[5:] else ''})"
+        for pair, names in shared.items()
+    )
+    return some and f"videos are in two splits, and utterances of a video are alike: {some}."

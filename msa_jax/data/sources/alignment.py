@@ -5,7 +5,8 @@ overlaps a word and gives a segment every word that overlaps it. We differ on pu
   - non-finite values are left out of an average, column by column; the SDK averages them in;
   - a word belongs to a segment by its midpoint, and where two segments overlap only in part, they
     part in the middle of what they share. CMU-MOSEI's segments are padded by half a second on
-    either side, so with the SDK neighbours hold each other's words;
+    either side, so with the SDK neighbours hold each other's words. A segment that holds no
+    midpoint but lies within a word has that word: one of CMU-MOSI's is an instant;
   - very short words are kept; the SDK drops those under a millisecond.
 
 Intervals are spans [n, 2] float32, in seconds, half-open. Single precision throughout: files store
@@ -84,10 +85,11 @@ def mean_over_words(features: np.ndarray, frames: np.ndarray, words: np.ndarray)
 
 
 def words_of_segments(words: np.ndarray, segments: np.ndarray) -> list[np.ndarray]:
-    """For each segment the rows of the words whose midpoint it holds, in order.
+    """For each segment the rows of the words that are its own, in order.
 
-    A word is in two segments only if one of them lies within the other: in CMU-MOSI the same
-    words are labelled twice there, alone and with what follows.
+    Those are the words whose midpoint it holds or, if there are none, the word it lies within. A
+    word is in two segments only if one of them lies within the other, or within the word: in
+    CMU-MOSI the same words are labelled twice there, alone and with what follows.
 
     Args:
       words: spans [W, 2].
@@ -101,10 +103,13 @@ def words_of_segments(words: np.ndarray, segments: np.ndarray) -> list[np.ndarra
         low[later] = np.maximum(low[later], cuts)
         high[i] = min(high[i], cuts.min(initial=np.inf))
     midpoints = words.mean(axis=1)
-    return [
-        np.flatnonzero((midpoints >= start) & (midpoints < end))
-        for start, end in zip(low, high, strict=True)
-    ]
+    found = []
+    for start, end, (whole_start, whole_end) in zip(low, high, segments, strict=True):
+        own = (midpoints >= start) & (midpoints < end)
+        if not own.any():
+            own = (words[:, 0] <= whole_start) & (words[:, 1] >= whole_end)
+        found.append(np.flatnonzero(own))
+    return found
 
 
 def _sums(

@@ -95,7 +95,7 @@ class ComputationalSequence:
         self.channels = 0
         self._entries: dict[str, list[str]] = {}
         with self._refusing("cannot be read"), self._open() as file:
-            names = list(file)
+            names = self._names(file)
             if len(names) != 1:
                 raise self._error(
                     f"has {len(names)} groups at its root ({', '.join(map(repr, names[:3]))}): "
@@ -104,7 +104,7 @@ class ComputationalSequence:
                 )
             self.root = names[0]
             data = self._data(file)
-            for entry in sorted(data):
+            for entry in self._names(data):
                 self._check(data, entry)
         if not self._entries:
             raise self._error("has no rows in any video. Download it again or remove it.")
@@ -137,12 +137,6 @@ class ComputationalSequence:
 
     def _check(self, data: h5py.Group, entry: str) -> None:
         """Checks an entry's structure and notes its rows and what its features are."""
-        try:
-            (self.root + entry).encode()
-        except UnicodeEncodeError:
-            raise self._error(
-                f"names {entry!r} in {self.root!r} not in UTF-8. Rename it."
-            ) from None
         features, intervals = self._entry(data, entry)
         if not len(features) and not len(intervals):
             return
@@ -232,6 +226,14 @@ class ComputationalSequence:
         group = self._member(data, entry, h5py.Group)
         return self._dataset(group, "features"), self._dataset(group, "intervals")
 
+    def _names(self, group: h5py.Group) -> list[str]:
+        """The names in a group, in order; h5py gives those that are not UTF-8 as bytes."""
+        names = list(group)
+        for name in names:
+            if isinstance(name, bytes):
+                raise self._error(f"names {name!r} in {group.name!r} not in UTF-8. Rename it.")
+        return sorted(names)
+
     def _data(self, file: h5py.File) -> h5py.Group:
         return self._member(self._member(file, self.root, h5py.Group), "data", h5py.Group)
 
@@ -293,7 +295,7 @@ class ComputationalSequence:
 
     def _member(self, group: h5py.Group, name: str, kind: type) -> Any:
         """A group or dataset that `group` itself holds, reached without following other links."""
-        links, key = group.id.links, name.encode("utf-8", "surrogateescape")
+        links, key = group.id.links, name.encode()
         expected = "group" if kind is h5py.Group else "dataset"
         if not links.exists(key):
             found = ", ".join(map(repr, list(group)[:5]))

@@ -50,8 +50,8 @@ _MAX_SEGMENTS = 10_000
 _RULES = (
     "Steps are words: a modality's step is the mean of the frames that overlap the word, without "
     "non-finite values (the CMU-MultimodalSDK averages them in); a word belongs to the segment "
-    "that holds its midpoint, and segments that overlap in part meet in the middle of what they "
-    "share (the SDK gives its words to both)."
+    "that holds its midpoint, or that lies within the word; segments that overlap in part meet in "
+    "the middle of what they share (the SDK gives its words to both)."
 )
 
 _Readers = Mapping[str, Callable[[str], Rows]]

@@ -16,7 +16,7 @@ data/getLengths.py, and its aligned frames come from others.)
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ class MmsaPickle:
         names = list(dict.fromkeys(name for ids in self._ids.values() for name in ids))
         self._clips = dict(zip(names, padded.clips(names), strict=True))
         self._left = self._padded_left()
-        self.splits = tuple(tables)
+        self.splits: Sequence[str] = tuple(tables)
         self.channels: Mapping[str, int] = {
             modality: int(array.shape[2])
             for modality, array in self._arrays[self.splits[0]].items()
@@ -118,7 +118,7 @@ class MmsaPickle:
             for modality in absent:
                 absent[modality] += not len(frames[modality])
             for modality in cut:
-                cut[modality] += bool(parts[modality][spans[modality][1] :].any())
+                cut[modality] += padded.nonzero(parts[modality])[1] > spans[modality][1]
             video_id, segment = self._clips[name]
             yield Utterance(
                 id=ids[row],
@@ -231,8 +231,10 @@ def _text_lengths(table: padded.Table, text: np.ndarray) -> np.ndarray:
             "each step of text.",
         )
     mask = tokens[:, 1]
-    lengths = np.sum(mask != 0, axis=1)
-    wrong = np.flatnonzero((mask != (np.arange(mask.shape[1]) < lengths[:, None])).any(axis=1))
+    with np.errstate(invalid="ignore"):
+        lengths = np.sum(mask != 0, axis=1)
+        ones = np.arange(mask.shape[1]) < lengths[:, None]
+        wrong = np.flatnonzero((mask != ones).any(axis=1))
     if len(wrong):
         raise table.refusal(
             "text_bert",

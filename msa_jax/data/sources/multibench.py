@@ -13,7 +13,7 @@ modalities together where aligned), a modality of zeros alone is absent, and not
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ class MultiBenchPickle:
             split: table.scores("labels", [name.id for name in self._names[split]])
             for split, table in tables.items()
         }
-        self.splits = tuple(tables)
+        self.splits: Sequence[str] = tuple(tables)
         self.channels: Mapping[str, int] = {
             modality: int(array.shape[2])
             for modality, array in self._arrays[self.splits[0]].items()
@@ -94,7 +94,7 @@ class MultiBenchPickle:
         absent = dict.fromkeys(arrays, 0)
         for row, name in enumerate(names):
             rows = {modality: array[row] for modality, array in arrays.items()}
-            if not rows["text"].any():
+            if padded.nonzero(rows["text"]) == (0, 0):
                 self.report.dropped.append(Dropped(ids[row], split, "no text"))
                 continue
             frames = {m: padded.unpadded(part) for m, part in self._cut(rows).items()}

@@ -130,7 +130,8 @@ class Table:
         self._check_count(key, len(value) if value.ndim else 0, len(ids))
         scores = value.reshape(len(ids), -1)[:, 0]
         low, high = SCORE_RANGE
-        outside = np.flatnonzero(~((scores >= low) & (scores <= high)))
+        with np.errstate(invalid="ignore"):
+            outside = np.flatnonzero(~((scores >= low) & (scores <= high)))
         if len(outside):
             shown = ", ".join(f"{scores[row]} for {ids[row]!r}" for row in outside[:3])
             raise self.refusal(
@@ -238,7 +239,8 @@ def unique(ids: Sequence[str], split: str, report: Report) -> list[str]:
 
 def nonzero(frames: np.ndarray) -> tuple[int, int]:
     """The first step of [T, C] that is not all zeros and the one after the last; (0, 0) if none."""
-    steps = np.flatnonzero((frames != 0).any(axis=1))
+    with np.errstate(invalid="ignore"):  # a NaN may be of the kind that warns
+        steps = np.flatnonzero((frames != 0).any(axis=1))
     return (int(steps[0]), int(steps[-1]) + 1) if len(steps) else (0, 0)
 
 
@@ -246,8 +248,8 @@ def sides(arrays: Iterable[np.ndarray]) -> tuple[int, int]:
     """How many sequences of arrays [N, T, C] have zeros at the start only, and at the end only."""
     left = right = 0
     for array in arrays:
-        first = (array[:, 0] != 0).any(axis=1)
-        last = (array[:, -1] != 0).any(axis=1)
+        with np.errstate(invalid="ignore"):
+            first, last = ((array[:, step] != 0).any(axis=1) for step in (0, -1))
         left += int(np.sum(~first & last))
         right += int(np.sum(first & ~last))
     return left, right
@@ -256,7 +258,7 @@ def sides(arrays: Iterable[np.ndarray]) -> tuple[int, int]:
 def unpadded(frames: np.ndarray) -> np.ndarray:
     """A copy [T, C] float32 that no longer keeps the file mapped; [0, C] if all is zero."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.array(frames if frames.any() else frames[:0], np.float32)
+        return np.array(frames if (frames != 0).any() else frames[:0], np.float32)
 
 
 def strings(values: Iterable[Any]) -> list[str | None]:

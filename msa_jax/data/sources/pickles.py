@@ -47,8 +47,9 @@ _ALLOWED = {
 _LARGE = 1 << 16
 # Numbers can be chosen to collide in a dict, which strings cannot: few enough to stay quick.
 _MOST_NUMBER_KEYS = 10_000
+# No pickle of plain data begins so.
 _STARTS = {
-    b"PK\x03\x04": "a zip archive (PyTorch's .pt files are such)",
+    b"PK\x03\x04": "a zip archive (NumPy's .npz and PyTorch's .pt files are such)",
     b"\x1f\x8b": "compressed by gzip",
     b"<": "a web page",
     b"version http": "a Git LFS pointer, not the file itself",
@@ -68,6 +69,12 @@ def load(path: str) -> Any:
         unfolds to more than 30 million values, or needs more memory than there is.
     """
     file = _opened(path)
+    for start, looks in _STARTS.items():
+        if file.data[: len(start)] == start:
+            raise UserError(
+                f"{path} is not a pickle: it is {looks}. Download it again, unpack it, or give it "
+                "its own name."
+            )
     try:
         machine = _Machine(file)
         return Converter(machine.spend).plain(machine.load(), 0)[0]
@@ -82,13 +89,14 @@ def load(path: str) -> Any:
     except Exception as error:
         # Whatever a damaged file makes the machine stumble over, down to warnings made errors.
         reason = ascii(str(error))[1:-1][:200]
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        looks = next((w for s, w in _STARTS.items() if file.data[: len(s)] == s), "")
+        if isinstance(error, KeyError):  # of the table of instructions
+            reason = f"there is no instruction {reason}"
+        elif not isinstance(error, ValueError):
+            reason = f"{type(error).__name__}: {reason}"
         raise UserError(
-            f"{path} is not a whole pickle of plain data: "
-            f"{f'it is {looks}' if looks else f'{kind}{reason} (at byte {file.position})'}. "
-            "Download it again and compare its size and checksum, or write it anew as dictionaries "
-            "of NumPy arrays."
+            f"{path} is not a whole pickle of plain data: {reason} (at byte "
+            f"{file.position}). Download it again and compare its size and checksum, or write it "
+            "anew as dictionaries of NumPy arrays."
         ) from error
 
 
