@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,14 @@ BAD = {
     "segment with NaN": ({"segment": np.full(100, np.nan)}, ["segment is float64", "integers"]),
     "one id": ({"id": np.array("x")}, ["id has shape ()"]),
     "start as strings": ({"start": np.full(100, "0:30")}, ["start is <U4", "seconds"]),
+    "an array and ids": (
+        {"vision": np.zeros((100, 4), np.float32)},
+        ["both vision and vision_ids"],
+    ),
+    "ids of one dimension": (
+        {"vision_ids": np.zeros(100, np.int64)},
+        ["vision_ids has shape (100,)", "2 dimension"],
+    ),
     "four dimensions": (
         {"audio": np.zeros((100, 1, 2, 3), np.float32)},
         ["audio", "(100, 1, 2, 3)"],
@@ -107,7 +117,8 @@ def test_refusals_name_array_and_rows(
         builders.prepare(Data(path=path, dir=str(tmp_path / "prepared")))
     for word in [path, *words]:
         assert word in str(error.value)
-    assert not (tmp_path / "prepared").exists(), "a refused file leaves nothing behind"
+    left = [item for item in (tmp_path / "prepared").rglob("*") if item.is_file()]
+    assert not left, "a refused file leaves nothing behind"
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip file", b"PK\x03\x04broken"])
@@ -172,20 +183,33 @@ def test_other_split_columns(write_features: Write) -> None:
         builders.prepare(Data(path=path, split_column="split_swappd"))
 
 
-def test_two_processes_may_prepare_the_same_data(
-    write_features: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+PREPARE = """
+import sys
+from msa_jax.config import Data
+from msa_jax.data import builders
+print(builders.fingerprint(builders.prepare(Data(path=sys.argv[1], dir=sys.argv[2]))))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_may_prepare_the_same_data(write_features: Write, tmp_path: Path) -> None:
     data = Data(path=write_features(), dir=str(tmp_path / "prepared"))
-    original = builders.Utterances.download_and_prepare
-
-    def slower(self: Any, *args: Any, **kwargs: Any) -> None:
-        with monkeypatch.context() as other:
-            other.setattr(builders.Utterances, "download_and_prepare", original)
-            builders.prepare(data)
-        raise FileExistsError("the other process was faster")
-
-    monkeypatch.setattr(builders.Utterances, "download_and_prepare", slower)
+    command = [sys.executable, "-c", PREPARE, data.path, data.dir]
+    root = Path(__file__).parents[1]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) for _ in range(2)]
+    names = {child.communicate(timeout=300)[0].decode().strip() for child in both}
+    assert [child.returncode for child in both] == [0, 0]
+    assert names == {builders.identify(data)}
+    assert len(list((tmp_path / "prepared").rglob("dataset_info.json"))) == 1
     assert len(store.load(builders.prepare(data), "train", ("text",), 10)) == 60
+
+
+def test_what_is_not_read_is_noted(write_features: Write) -> None:
+    file = FeaturesFile(
+        write_features(split_other=features()["split"], text_lengths=np.ones(100), made=np.array(3))
+    )
+    assert file.report.notes == ["Columns that are not read: made, text_lengths."]
+    assert FeaturesFile(write_features()).report.notes == []
 
 
 def test_prepared_data_need_no_source(write_features: Write) -> None:

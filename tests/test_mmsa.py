@@ -268,8 +268,8 @@ REFUSED: dict[str, tuple[Callable[[Content], Any], str]] = {
     "tokens in lists": (_set("valid", "text_bert", lambda a: a.tolist()), "text_bert.* is list"),
     "texts that are none": (_set("valid", "raw_text", ["a", None, "c"]), r"raw_text.*rows \[1\]"),
     "score too low": (
-        _set("test", "regression_labels", _row(2, -3.5)),
-        r"regression_labels.*'test'.*-3.5 for 'test0\$_\$3'",
+        _set("test", "regression_labels", _row(2, -5.5)),
+        r"regression_labels.*'test'.*-5.5 for 'test0\$_\$3'",
     ),
     "score NaN": (_set("test", "regression_labels", _row(2, np.nan)), "labels.*'test'.*nan for"),
     "channels": (_set("test", "text", lambda a: a[..., :3]), "text of split 'test' has 3 channels"),

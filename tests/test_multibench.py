@@ -225,6 +225,16 @@ def test_labels_of_every_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(np.array(found, np.float32), scores)
 
 
+def test_raw_labels_beyond_the_range_are_clipped_and_noted(tmp_path: Path) -> None:
+    content = pickle_files.multibench()
+    content["test"]["labels"][1:3, 0, 0] = 10 / 3, -5
+    source = opened(tmp_path, content)
+    assert [u.score for u in source.utterances("test")][1:3] == [3.0, -3.0]
+    assert "test: 2 scores were clipped to [-3, 3]: 3.333 of 'test0[1]', -5 of 'test0[2]'." in (
+        source.report.notes
+    )
+
+
 def _set(split: str, key: str, value: Any) -> Callable[[Content], None]:
     def change(content: Content) -> None:
         part = content[split]
@@ -262,8 +272,8 @@ REFUSED: dict[str, tuple[Callable[[Content], Any], str]] = {
     "no step": (_set("train", "text", lambda a: a[:, :0]), r"text.*'train'.*\(6, 0, 6\)"),
     "channels": (_set("test", "audio", lambda a: a[..., :3]), "audio.*'test' has 3 channels.* 4"),
     "score too high": (
-        _set("valid", "labels", _row(1, 3.5)),
-        r"labels.*'valid' is outside \[-3, 3\].* 1 of 3 rows: 3.5 for 'valid0\[1\]'",
+        _set("valid", "labels", _row(1, 5.5)),
+        r"labels.*'valid' is outside \[-3, 3\].* 1 of 3 rows: 5.5 for 'valid0\[1\]'",
     ),
     "score NaN": (_set("valid", "labels", _row(2, np.nan)), r"labels.*'valid'.*nan for 'valid0\[2"),
     "labels of strings": (

@@ -107,6 +107,20 @@ def test_large_arrays_stay_in_the_file(tmp_path: Path) -> None:
     assert int(grown.stdout) < 20_000  # KB
 
 
+def test_too_little_memory_is_not_called_damage(tmp_path: Path) -> None:
+    path = pickle_files.write(tmp_path / "a.pkl", np.ones(1 << 23), 2)
+    code = (
+        "import re, resource, sys\n"
+        "from msa_jax.data.sources import pickles\n"
+        "used = int(re.search(r'VmData:\\s+(\\d+)', open('/proc/self/status').read())[1]) << 10\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (used + (32 << 20),) * 2)\n"
+        "pickles.load(sys.argv[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert "not enough memory to read it" in done.stderr
+    assert "with protocol 4" in done.stderr
+
+
 class Run:
     """Runs a command when an ordinary unpickler reads it."""
 

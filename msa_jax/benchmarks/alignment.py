@@ -1,7 +1,6 @@
 """How fast a folder of CMU-MultimodalSDK `.csd` files is read and aligned, and what it takes."""
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from msa_jax.benchmarks.memory import peak_memory_gb
 from msa_jax.data.sources.csd import CsdFolder
+from msa_jax.errors import UserError
 
 # CMU-MOSEI's own.
 VIDEOS = 3229
@@ -31,21 +32,26 @@ def measure(
     words. The files have just been written, so that the disk's own speed hardly counts.
 
     Args:
-      fraction: of CMU-MOSEI's 3,229 videos, more than 0.
-      directory: where a temporary folder may be made: about 5 GB for the whole.
+      fraction: of CMU-MOSEI's 3,229 videos, more than 0; ten videos at least.
+      directory: where a temporary folder may be made: about 6 GB for the whole.
       seed: of the data.
 
     Returns:
       JSON values: `videos`, `segments` (utterances read), `words` (steps of them), `gigabytes` on
       disk, `seconds`, `seconds_at_full_size` (in proportion to the videos),
       `utterances_per_second` and `peak_memory_gb` of the process that does nothing but read.
+
+    Raises:
+      UserError: if the fraction is not more than 0.
     """
+    if not fraction > 0:
+        raise UserError(f"fraction is {fraction}: expected more than 0, such as 0.1.")
     videos = max(10, round(fraction * VIDEOS))
     with tempfile.TemporaryDirectory(dir=directory) as place:
-        folder = write_mosei_like(Path(place) / "csd", videos, seed)
+        folder = write_mosei_like(Path(place).resolve(), videos, seed)
         size = sum(path.stat().st_size for path in folder.iterdir())
         child = subprocess.run(
-            [sys.executable, "-m", __spec__.name, str(folder)],
+            [sys.executable, "-m", __name__, str(folder)],
             cwd=Path(__file__).parents[2],
             stdout=subprocess.PIPE,
             check=True,
@@ -76,7 +82,7 @@ def read(folder: str) -> dict[str, Any]:
         "segments": segments,
         "words": words,
         "seconds": time.perf_counter() - start,
-        "peak_memory_gb": _peak_memory_gb(),
+        "peak_memory_gb": peak_memory_gb(),
     }
 
 
@@ -194,20 +200,6 @@ def _frames(
 def _between(edges: np.ndarray) -> np.ndarray:
     """Intervals [n, 2] float32 that follow one another."""
     return np.stack([edges[:-1], edges[1:]], axis=1).astype(np.float32)
-
-
-def _peak_memory_gb() -> float:
-    """The most memory that this process has held, in GB (10^9 bytes).
-
-    A new process takes its parent's peak over into what getrusage tells of it, where Linux tells
-    the two apart.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(fields["VmHWM"].split()[0]) * 1024 / 1e9
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 if __name__ == "__main__":

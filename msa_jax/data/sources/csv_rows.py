@@ -70,8 +70,8 @@ class CsvRows:
                 continue
             if len(cells) != len(self.names):
                 raise UserError(
-                    f"{self.place(line)} has {len(cells)} cells, the header {len(self.names)}. A cell that "
-                    "holds the separator or a line break needs quotes."
+                    f"{self.place(line)} has {len(cells)} cells, the header {len(self.names)}. A "
+                    "cell that holds the separator or a line break needs quotes."
                 )
             yield Row(
                 number=number,
@@ -90,8 +90,9 @@ class CsvRows:
         except ValueError:
             index = next(index for index in where if not _is_number(cells[index]))
             raise UserError(
-                f"{self.place(line)}, column {self.names[index]}: {cells[index][:100]!r} is not a number. "
-                "Write numbers with a point, or leave the cell empty where the value is unknown."
+                f"{self.place(line)}, column {self.names[index]}: {cells[index][:100]!r} is not a "
+                "number. Write numbers with a point, or leave the cell empty where the value is "
+                "unknown."
             ) from None
         with np.errstate(over="ignore"):
             return np.asarray([values], np.float64).astype(np.float32)
@@ -140,9 +141,9 @@ class _Lines:
         self.left -= len(line)
         if not self.left:
             raise UserError(
-                f"{self._path}, line {self.number}: the row has more than {_LONGEST_ROW >> 20} MiB: "
-                "that is no row of a table. Look for a quote that is never closed; long sequences "
-                "belong in a .parquet table or an .npz."
+                f"{self._path}, line {self.number}: the row has more than {_LONGEST_ROW >> 20} "
+                "MiB. Look for a quote that is never closed; long sequences belong in a .parquet "
+                "table or an .npz."
             )
         try:
             return line.decode("utf-8-sig" if self.number == 1 else "utf-8")

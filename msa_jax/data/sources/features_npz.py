@@ -4,8 +4,8 @@ Per modality either `{modality}` [N, C] (one vector an utterance) or [N, T, C] (
 its first `{modality}_length` [N] steps, all steps where that array is missing), or
 `{modality}_ids` [N, T] with `{modality}_table` [V, C] and `{modality}_length`. Besides: `score` [N]
 in [-3, 3], `split` [N] of train, valid, test, `id` [N], and optionally `video_id`, `segment`,
-`start`, `end`, `transcript` and further columns, which are not read. Every array of two dimensions
-or more must be a modality's.
+`start`, `end`, `transcript` and further columns, which are not read and noted in the report. Every
+array of two dimensions or more must be a modality's.
 """
 
 from collections.abc import Iterator
@@ -39,7 +39,8 @@ class FeaturesFile(Source):
         for name in ("id", "score", split_column):
             if name not in self._arrays:
                 raise UserError(
-                    f"{path} has no array {name!r} [N]. {nearest(name, self._arrays)} "
+                    f"{path} has no array {name!r} [N]. "
+                    f"{nearest(name, [known[:100] for known in list(self._arrays)[:50]])} "
                     "See the README, 'Your own data'."
                 )
         if self._arrays["id"].ndim != 1:
@@ -64,7 +65,7 @@ class FeaturesFile(Source):
             )
         found = {s: n for s in SPLITS if (n := int(np.sum(self._splits == s)))}
         self.splits = tuple(found)
-        self.report = Report(found=found)
+        self.report = Report(found=found, notes=columns.note_unread(self._unread(split_column)))
 
     def utterances(self, split: str) -> Iterator[Utterance]:
         """The utterances of a split, in the file's order."""
@@ -82,7 +83,9 @@ class FeaturesFile(Source):
 
     def _checked_modalities(self) -> dict[str, int]:
         """Checks that every array left over belongs to a modality; returns `{modality: C}`."""
-        shaped = {n for n, array in self._arrays.items() if array.ndim != 1 or n in _USUAL}
+        shaped = {n for n, array in self._arrays.items() if array.ndim > 1 or n in _USUAL}
+        tables = {n.removesuffix("_table") for n in shaped if n.endswith("_table")}
+        shaped |= {f"{table}_ids" for table in tables} & self._arrays.keys()
         own = shaped - {*COLUMNS, "split"} - {n for n in shaped if n.startswith("split_")}
         modalities = {n for n in own if not n.endswith(_SUFFIXES)}
         modalities |= {n.removesuffix("_ids") for n in own if n.endswith("_ids")}
@@ -96,9 +99,20 @@ class FeaturesFile(Source):
                 )
         return channels
 
+    def _unread(self, split_column: str) -> list[str]:
+        """Arrays that nothing is made of, such as a column of the user's own or a misspelt one."""
+        read = {m + suffix for m in self.channels for suffix in ("", *_SUFFIXES)}
+        read |= {*COLUMNS, "split", split_column}
+        return sorted(n for n in self._arrays if n not in read and not n.startswith("split_"))
+
     def _checked_channels(self, modality: str) -> int:
         """Checks the arrays of a modality and returns its C."""
         columns.check_modality(self.path, modality)
+        if {modality, f"{modality}_ids"} <= self._arrays.keys():
+            raise UserError(
+                f"{self.path} has both {modality} and {modality}_ids: drop one, and the table "
+                "with the ids."
+            )
         if modality in self._arrays:
             array = self._arrays[modality]
             if array.ndim not in (2, 3) or len(array) != len(self._ids) or not array.shape[-1]:

@@ -86,7 +86,7 @@ class MmsaPickle:
         for split, table in tables.items():
             count = len(self._arrays[split]["text"])
             self._ids[split] = [name for name, _ in table.names("id", count)]
-            self._scores[split] = table.scores("regression_labels", self._ids[split])
+            self._scores[split] = table.scores("regression_labels", self._ids[split], self.report)
             if "raw_text" in table.columns:
                 self._transcripts[split] = table.texts("raw_text", count)
             self._lengths[split] = _lengths(table, self._arrays[split])

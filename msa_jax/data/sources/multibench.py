@@ -76,7 +76,7 @@ class MultiBenchPickle:
         counts = {split: len(arrays["text"]) for split, arrays in self._arrays.items()}
         self._names = _names(tables, counts)
         self._scores = {
-            split: table.scores("labels", [name.id for name in self._names[split]])
+            split: table.scores("labels", [n.id for n in self._names[split]], self.report)
             for split, table in tables.items()
         }
         self.splits: Sequence[str] = tuple(tables)

@@ -62,7 +62,10 @@ def load(path: str) -> dict[str, np.ndarray]:
     except _DAMAGE as error:
         raise _refusal(path, f"it is damaged ({error}): copy it again") from error
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
+        raise UserError(
+            f"cannot read {path}: {error.strerror or error}. Check the path; a file that is damaged "
+            "has to be copied again."
+        ) from error
     except MemoryError as error:
         raise UserError(
             f"{path} does not fit in memory: split it into files, or write a .parquet table, which "

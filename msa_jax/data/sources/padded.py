@@ -13,6 +13,7 @@ from msa_jax.errors import UserError, nearest
 
 MODALITIES = ("text", "audio", "vision")
 _NAMES = {"train": "train", "valid": "valid", "dev": "valid", "test": "test"}
+_LARGEST_RAW_SCORE = 5.0
 _CLIPS = (re.compile(r"(.+)\[([0-9]{1,9})\]"), re.compile(r"(.+)\$_\$([0-9]{1,9})"))
 _UNDERSCORE = re.compile(r"(.+)_([0-9]{1,9})")
 
@@ -106,12 +107,15 @@ class Table:
             )
         return [(name or "", row[1:]) for name, row in zip(found, rows, strict=True)]
 
-    def scores(self, key: str, ids: Sequence[str]) -> np.ndarray:
+    def scores(self, key: str, ids: Sequence[str], report: Report) -> np.ndarray:
         """Sentiment [N] in [-3, 3]: the only or the first of seven columns.
+
+        Raw labels of CMU-MOSEI go up to 5 in a few places, and the field clips them: so do we, and
+        note it.
 
         Raises:
           UserError: if the shape is none of [N], [N, 1], [N, 7], [N, 1, 1] and [N, 1, 7], or a
-            score is outside [-3, 3] or not a number.
+            score is outside [-5, 5] or not a number.
         """
         value = self.column(key)
         if isinstance(value, list) and all(isinstance(v, int | float | np.number) for v in value):
@@ -131,15 +135,22 @@ class Table:
         scores = value.reshape(len(ids), -1)[:, 0]
         low, high = SCORE_RANGE
         with np.errstate(invalid="ignore"):
-            outside = np.flatnonzero(~((scores >= low) & (scores <= high)))
-        if len(outside):
-            shown = ", ".join(f"{scores[row]} for {ids[row]!r}" for row in outside[:3])
+            wrong = np.flatnonzero(~(np.abs(scores.astype(np.float64)) <= _LARGEST_RAW_SCORE))
+            clipped = np.flatnonzero((scores < low) | (scores > high))
+        if len(wrong):
+            shown = ", ".join(f"{scores[row]} for {ids[row]!r}" for row in wrong[:3])
             raise self.refusal(
                 key,
-                f"is outside [{low:g}, {high:g}] or not a number in {len(outside)} of {len(ids)} "
+                f"is outside [{low:g}, {high:g}] or not a number in {len(wrong)} of {len(ids)} "
                 f"rows: {shown}. Correct or drop these rows.",
             )
-        return scores
+        if len(clipped):
+            shown = ", ".join(f"{scores[row]:.4g} of {ids[row]!r}" for row in clipped[:3])
+            report.notes.append(
+                f"{self.split}: {len(clipped)} scores were clipped to [{low:g}, {high:g}]: {shown}"
+                f"{', ...' if len(clipped) > 3 else ''}."
+            )
+        return np.clip(scores, low, high)
 
     def _check_count(self, key: str, found: int, expected: int) -> None:
         if found != expected:

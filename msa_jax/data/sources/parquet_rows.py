@@ -238,8 +238,8 @@ class ParquetRows:
         wrong = np.flatnonzero(widths != self.channels[modality])
         if wrong.size:
             raise UserError(
-                f"{self.place(rows[wrong[0]] + 1)}, column {modality}: {widths[wrong[0]]} values in "
-                f"a frame, others have {self.channels[modality]}. Every frame of a modality has "
+                f"{self.place(rows[wrong[0]] + 1)}, column {modality}: {widths[wrong[0]]} values "
+                f"in a frame, others have {self.channels[modality]}. Every frame of a modality has "
                 "the same."
             )
 

@@ -12,7 +12,7 @@ import array
 import bisect
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -210,8 +210,8 @@ def _found(path: Path) -> list[Path]:
     kinds = {file.suffix.lower() for file in files}
     if len(kinds) > 1:
         raise UserError(
-            f"{path} holds tables of several kinds, {columns.listed(sorted(kinds))}: keep one, or name "
-            "the one file that you mean."
+            f"{path} holds tables of several kinds, {columns.listed(sorted(kinds))}: keep one, or "
+            "name the one file that you mean."
         )
     return files
 
