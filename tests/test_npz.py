@@ -5,7 +5,6 @@ import struct
 import time
 import tracemalloc
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +87,12 @@ DAMAGED = bytearray(ONES)
 DAMAGED[200] ^= 1
 
 # Name: (content, words of the message).
-BAD: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
+BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "not a zip"),
     "text": (b"id,score\n", "not a zip"),
     "single array": (_member(np.ones(3)), "single array"),
     "cut off": (ONES[:-30], "cut off"),
-    "cut at the front": (ONES[40:], "damaged"),
+    "cut at the front": (ONES[40:], "copied again"),
     "flipped bit": (bytes(DAMAGED), "Bad CRC-32"),
     "objects": (
         _zip(("a.npy", _member(np.array([{}]), allow_pickle=True))),
@@ -111,7 +110,7 @@ BAD: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     ),
     "newer zip": (_directory(ONES, 6, b"\xff\x00"), "damaged"),
     "duplicate": (TWO.replace(b"b.npy", b"a.npy"), "'a.npy' twice"),
-    "overlapping": (_directory(TWO, 42, struct.pack("<I", 2**31)), "."),
+    "member beyond the file": (_directory(TWO, 42, struct.pack("<I", 2**31)), "cut off"),
     "overlapping sizes": (
         _directory(_directory(ONES, 20, struct.pack("<I", 2**31)), 24, struct.pack("<I", 2**31)),
         "overlap",
@@ -119,10 +118,6 @@ BAD: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "promises more than deflate can give": (
         _directory(ONES, 24, struct.pack("<I", 2**32 - 2)),
         "cannot hold the 4294967294 bytes",
-    ),
-    "bomb": (
-        lambda: _zip(("a.npy", _shaped("(300000000,)", bytes(2**30 + 9)))[:2], method=8),
-        "would unpack to",
     ),
     "no header": (_zip(("a.npy", b"abc")), "no header"),
     "empty member": (_zip(("a.npy", b"")), "no header"),
@@ -139,7 +134,7 @@ BAD: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "shape too small": (_zip(("a.npy", _shaped("(1,)", bytes(8)))), "holds 8"),
     "2**62 values": (_zip(("a.npy", _shaped(f"({2**62},)"))), "holds 0"),
     "values beyond 64 bits": (_zip(("a.npy", _shaped(f"({2**63}, 2)"))), "holds 0"),
-    "a number of many digits": (_zip(("a.npy", _shaped(f"(0x{'f' * 8000},)"))), "."),
+    "a number of many digits": (_zip(("a.npy", _shaped(f"(0x{'f' * 8000},)"))), "damaged"),
     "empty and enormous": (_zip(("a.npy", _shaped(f"(0, {2**62})"))), "impossible shape"),
     "negative": (_zip(("a.npy", _shaped("(-2, -2)", bytes(16)))), "impossible shape"),
     "many dimensions": (_zip(("a.npy", _shaped(f"({'1,' * 40})", bytes(4)))), "impossible shape"),
@@ -164,7 +159,7 @@ def test_what_cannot_be_is_refused_before_memory_is_taken(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     content, words = BAD[name]
-    Path("bad.npz").write_bytes(content() if callable(content) else content)
+    Path("bad.npz").write_bytes(content)
     tracemalloc.start()
     start = time.monotonic()
     try:
@@ -179,9 +174,18 @@ def test_what_cannot_be_is_refused_before_memory_is_taken(
     assert [item.name for item in tmp_path.iterdir()] == ["bad.npz"], "something was run"
 
 
-def test_shrunken_features_below_the_limit_are_read(tmp_path: Path) -> None:
-    np.savez_compressed(tmp_path / "zeros.npz", text=np.zeros((100, 50, 300), np.float32))
-    assert npz.load(str(tmp_path / "zeros.npz"))["text"].shape == (100, 50, 300)
+def test_a_bomb_is_refused_and_real_features_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "features.npz")
+    monkeypatch.setattr(npz, "LARGE", 1 << 20)
+    np.savez_compressed(path, text=np.zeros(1 << 20, np.float32))
+    with pytest.raises(UserError, match=r"would unpack to 4194432: more than 1 GiB.*200 times"):
+        npz.load(path)
+    padded = np.zeros((64, 50, 300), np.float32)
+    padded[:, -5:] = np.random.default_rng(0).standard_normal((64, 5, 300))
+    np.savez_compressed(path, text=padded)
+    np.testing.assert_array_equal(npz.load(path)["text"], padded)
 
 
 def test_what_is_no_file_is_named(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from msa_jax.data.schema import SPLITS, Utterance
 from msa_jax.data.sources.contract import Report
 from msa_jax.errors import UserError, nearest
 
+_DIGITS = 12  # of a checksum, in names
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
 
 
@@ -164,9 +165,11 @@ class Utterances(_UtteranceBuilder):
         return {split: self._source.utterances(split) for split in self._source.splits}
 
     def _origin(self) -> Mapping[str, Any]:
+        checksum = sources.checksum(self.builder_config.path)
         return {
             "format": self._source.format,
-            "digest": sources.digest(self.builder_config.path),
+            "digest": checksum[:_DIGITS],
+            "checksum": checksum,
             "file": Path(self.builder_config.path).name,
             "split_column": self.builder_config.split_column,
             "report": self._source.report.to_json(),
@@ -310,7 +313,7 @@ def _named(data: Data) -> tfds.core.DatasetBuilder:
 def _source(data: Data) -> tuple[type[tfds.core.DatasetBuilder], tfds.core.BuilderConfig]:
     if data.path:
         stem = re.sub(r"[^A-Za-z0-9_]", "_", Path(data.path).stem)
-        name = f"{stem}-{sources.digest(data.path)}"
+        name = f"{stem}-{sources.checksum(data.path)[:_DIGITS]}"
         name += f"-{data.split_column}" if data.split_column != "split" else ""
         return Utterances, FileConfig(name=name, path=data.path, split_column=data.split_column)
     name = f"{data.size}-seed{data.seed}"

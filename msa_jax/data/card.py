@@ -18,7 +18,7 @@ def build(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
     """The card of a prepared dataset.
 
     Returns:
-      JSON values: `fingerprint`, `source` (format, file, digest, notes), `splits` (utterances
+      JSON values: `fingerprint`, `source` (format, file, checksum, notes), `splits` (utterances
       found, dropped by reason and kept, videos, class shares in [0, 1] under both closures, and for
       each modality frames, lengths, absent utterances, and by column the least, greatest and mean
       value and the values that were not finite), `videos_in_two_splits`, and `dropped`, the list.
@@ -46,7 +46,7 @@ def build(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
         "source": {
             "format": known.get("format", ""),
             "file": known.get("file", ""),
-            "digest": known.get("digest", ""),
+            "checksum": known.get("checksum", ""),
             "notes": report.get("notes", []),
         },
         "splits": splits,
@@ -64,7 +64,7 @@ def markdown(card: Mapping[str, Any]) -> str:
     lines = [
         f"# {card['fingerprint']}",
         "",
-        f"From `{source['file']}` ({source['format']}, digest {source['digest']}).",
+        f"From `{source['file']}` ({source['format']}), checksum `{source['checksum']}`.",
         "",
         *(f"- {note}" for note in source["notes"]),
     ]

@@ -47,22 +47,30 @@ def prepare(
     """
     builders.check_name(name)
     directory = builders.named_directory(name, data_dir)
-    there = builders.open_named(name, data_dir)
-    known = builders.metadata(there) if there else {}
-    wanted = {"digest": sources.digest(source), "split_column": split_column}
-    same = wanted.items() <= known.items()
-    if there and not same and not overwrite:
+    wanted = {"checksum": sources.checksum(source), "split_column": split_column}
+
+    def there() -> tfds.core.DatasetBuilder | None:
+        """The dataset, if it has the content that is wanted."""
+        builder = builders.open_named(name, data_dir)
+        known = builders.metadata(builder) if builder else wanted
+        if wanted.items() <= known.items():
+            return builder
+        if overwrite:
+            return None
         raise UserError(
             f"{directory} was prepared from other data ({known.get('file', 'unknown')}, splits by "
             f"{known.get('split_column', 'split')!r}). Choose another --name, or replace it with "
             "--overwrite."
         )
-    if not same:
+
+    builder = before = there()
+    if builder is None:
         config = builders.FileConfig(name=name, path=source, split_column=split_column)
         builders.write(builders.Utterances, config, data_dir, replace=overwrite)
-    builder = builders.open_named(name, data_dir)
-    assert builder is not None
+        builder = there()  # another process may have been faster, with other data
+    if builder is None:
+        raise UserError(f"{source} has changed while it was read: run again.")
     page = card.build(builder)
     write_json(directory / "card.json", page)
     write_text(directory / "card.md", card.markdown(page))
-    return Prepared(builder=builder, card=page, directory=directory, was_there=same)
+    return Prepared(builder=builder, card=page, directory=directory, was_there=before is not None)

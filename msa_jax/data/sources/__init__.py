@@ -1,5 +1,5 @@
 """Readers of the field's file formats: one file each, all to `schema.Utterance`."""
 
-from msa_jax.data.sources.opening import digest, open_source
+from msa_jax.data.sources.opening import checksum, open_source
 
-__all__ = ["digest", "open_source"]
+__all__ = ["checksum", "open_source"]

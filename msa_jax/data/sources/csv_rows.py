@@ -38,6 +38,11 @@ class CsvRows:
         if header is None:
             raise UserError(f"{path} is empty: expected a header and a row for each utterance.")
         self.names = tuple(header[1])
+        if len(self.names) == 1:
+            raise UserError(
+                f"{path} has the one column {self.names[0][:100]!r}: expected a header with names "
+                f"between {self._delimiter!r}. Commas separate columns in .csv files, tabs in .tsv."
+            )
         counts = collections.Counter(name for name in self.names if name)
         twice = next((name for name, count in counts.items() if count > 1), None)
         if twice is not None:

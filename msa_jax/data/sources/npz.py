@@ -58,13 +58,14 @@ def load(path: str) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except zipfile.BadZipFile as error:
-        raise _refusal(path, f"{error}. It may be cut off or damaged: copy it again") from error
+        why = f"{_words(error)}. It may be cut off or damaged: copy it again"
+        raise _refusal(path, why) from error
     except _DAMAGE as error:
-        raise _refusal(path, f"it is damaged ({error}): copy it again") from error
+        raise _refusal(path, f"it is damaged ({_words(error)}): copy it again") from error
     except OSError as error:
         raise UserError(
-            f"cannot read {path}: {error.strerror or error}. Check the path; a file that is damaged "
-            "has to be copied again."
+            f"cannot read {path}: {error.strerror or error}. Check the path; a file that is "
+            "damaged has to be copied again."
         ) from error
     except MemoryError as error:
         raise UserError(
@@ -75,6 +76,10 @@ def load(path: str) -> dict[str, np.ndarray]:
 
 def _refusal(path: str, why: str) -> UserError:
     return UserError(f"{path} is not a features file (.npz without pickled objects): {why}.")
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _checked_members(path: str, archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
@@ -129,8 +134,8 @@ def _header(
             shape, fortran, dtype = read[version](start)
     except Exception as error:
         # NumPy evaluates the header as a Python literal, which can go wrong in any way.
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise _refusal(path, f"{shown} has no header of a plain array ({why}). {_HINT}") from error
+        why = f"{shown} has no header of a plain array ({_words(error)}). {_HINT}"
+        raise _refusal(path, why) from error
     if dtype.hasobject:
         raise _refusal(
             path, f"{shown} holds Python objects. Convert it to an array of numbers or strings"
@@ -168,12 +173,15 @@ def _array(
         stream.read(header)
         if _fill(content, stream) < content.size or stream.read(1):
             raise _refusal(
-                path, f"{member.filename!r} ends too early: the file is damaged, copy it again"
+                path,
+                f"{member.filename[:100]!r} ends too early: the file is damaged, copy it again",
             )
     # Typed here: NumPy's own types for a buffer leave arrays out.
     array: np.ndarray = np.ndarray(shape, dtype, content.data, order="F" if fortran else "C")
     if dtype.kind == "U" and not _is_text(array):
-        raise _refusal(path, f"{member.filename!r} holds strings that are not Unicode. {_HINT}")
+        raise _refusal(
+            path, f"{member.filename[:100]!r} holds strings that are not Unicode. {_HINT}"
+        )
     return array
 
 

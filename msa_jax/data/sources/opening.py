@@ -46,11 +46,11 @@ def open_source(path: str, split_column: str = "split") -> Source:
     return FeaturesFile(path, split_column)
 
 
-def digest(path: str) -> str:
-    """12 hexadecimal digits that change with the content of a file or folder.
+def checksum(path: str) -> str:
+    """64 hexadecimal digits that change with the content of a file or folder.
 
-    Of a file, the start of its SHA-256. A folder of `.csd` files may hold tens of GB: of each file
-    in it count the name, the size, and the first and last megabyte.
+    Of a file, its SHA-256. A folder of `.csd` files may hold tens of GB: of each file in it count
+    the name, the size, and the first and last megabyte.
 
     Raises:
       UserError: if there is no such file or folder.
@@ -59,7 +59,7 @@ def digest(path: str) -> str:
     try:
         if not place.is_dir():
             with place.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+                return hashlib.file_digest(file, "sha256").hexdigest()
         whole = hashlib.sha256()
         for entry in sorted(item for item in place.iterdir() if item.is_file()):
             size = entry.stat().st_size
@@ -68,7 +68,7 @@ def digest(path: str) -> str:
                 whole.update(file.read(_BLOCK))
                 file.seek(max(0, size - _BLOCK))
                 whole.update(file.read(_BLOCK))
-        return whole.hexdigest()[:12]
+        return whole.hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}. Check the path.") from error
 

@@ -11,7 +11,7 @@ from msa_jax.data.sources import columns
 from msa_jax.data.sources.table_rows import Row
 from msa_jax.errors import UserError
 
-_BATCH_BYTES = 32 << 20
+_BATCH_BYTES = 8 << 20
 _MOST_ROWS = 4096
 _TEXTS = ("id", "video_id", "transcript")
 _VECTOR, _SEQUENCE = "list of floats", "list of lists of floats"

@@ -171,8 +171,7 @@ class Tables(Source):
             plain = (plain or [n[:100] for n in first.names])[:50]
             raise UserError(
                 f"{first.path} has no column {name!r}{otherwise}. "
-                f"{nearest(name, plain)} Columns are separated by commas in "
-                ".csv files and by tabs in .tsv files. See the README, 'Your own data'."
+                f"{nearest(name, plain)} See the README, 'Your own data'."
             )
 
     def _checked_split_column(self, column: str) -> str:
