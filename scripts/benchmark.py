@@ -35,7 +35,7 @@ def main() -> None:
     commands.choices["input"].add_argument("--batches", type=int, default=200)
     alignment = commands.add_parser("alignment")
     alignment.add_argument("--fraction", type=float, default=0.1, help="of CMU-MOSEI's videos")
-    alignment.add_argument("--directory", help="for the generated files, up to 5 GB")
+    alignment.add_argument("--directory", help="for the generated files, up to 6 GB")
     for command in commands.choices.values():
         command.add_argument("--out", help="JSON file for the figures")
     args = parser.parse_args()

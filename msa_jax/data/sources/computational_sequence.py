@@ -31,6 +31,7 @@ MAX_RATIO = 200
 # A byte of gzip unpacks to no more than this, whatever the dataset claims.
 GZIP_RATIO = 1032
 FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+METADATA_BYTES = 2**20
 MAX_WORD_BYTES = 1000
 MAX_SECONDS = 1_000_000
 
@@ -319,7 +320,13 @@ class ComputationalSequence:
     def _open(self) -> h5py.File:
         if not self.path.is_file():
             raise self._error("is not a file. Remove it.")
-        return h5py.File(self.path, "r")
+        file = h5py.File(self.path, "r")
+        # What libhdf5 remembers of entries it will not meet again grows to 100 MB a file.
+        cache = file.id.get_mdc_config()
+        cache.set_initial_size = True
+        cache.initial_size = cache.min_size = cache.max_size = METADATA_BYTES
+        file.id.set_mdc_config(cache)
+        return file
 
     @contextlib.contextmanager
     def _refusing(self, what: str) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Rows of a .parquet table, a batch at a time; needs pyarrow, an optional extra."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,6 @@ class ParquetRows:
             self.names = tuple(schema.names)
             if len(set(self.names)) < len(self.names):
                 raise UserError(f"{path} has two columns of the same name: rename one.")
-            self._check_promises(file)
             types = dict(zip(self.names, schema.types, strict=True))
         self._check_types(types, split_column)
         self._texts = [name for name in (*_TEXTS, split_column) if name in types]
@@ -65,12 +65,14 @@ class ParquetRows:
                     "values. Rename it if it holds no features."
                 )
         self._numbered = numbered
-        widths = {modality: self._width(modality) for modality in self._lists}
-        self.channels = {m: (numbered | widths)[m] for m in sorted(numbered | widths)}
         self.features = frozenset(
             [f"{m}_{channel}" for m, size in numbered.items() for channel in range(size)]
             + list(self._lists)
         )
+        read = {*COLUMNS, split_column, *self.features}
+        self._groups = self._checked_groups([name for name in self.names if name in read])
+        widths = {modality: self._width(modality) for modality in self._lists}
+        self.channels = {m: (numbered | widths)[m] for m in sorted(numbered | widths)}
 
     def place(self, line: int) -> str:
         """See `table_rows.Rows`."""
@@ -99,30 +101,48 @@ class ParquetRows:
                         )
 
     def _open(self) -> Any:
-        # A dictionary stays one, where a long text that all rows share would unpack to terabytes.
+        # Mapped, a page is as long as the file has it, whatever it promises, and takes no memory. A
+        # dictionary stays one: a long text that all rows share would unpack to terabytes.
         return self._arrow.parquet.ParquetFile(
-            self.path, buffer_size=1 << 20, pre_buffer=False, read_dictionary=self._texts
+            self.path, memory_map=True, pre_buffer=False, read_dictionary=self._texts
         )
 
-    def _check_promises(self, file: Any) -> None:
-        """Refuses a file whose own account of itself cannot be true."""
+    def _checked_groups(self, names: Sequence[str]) -> list[tuple[int, dict[str, int]]]:
+        """Rows of each row group, and bytes that each column of it takes, as the file has it.
+
+        Raises:
+          UserError: if this account cannot be true, or would be too much.
+        """
         size = Path(self.path).stat().st_size
-        rows = file.metadata.num_rows
-        groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-        counts = [group.num_rows for group in groups]
-        # Each row has an id of its own: that takes a byte.
-        if min(counts, default=0) < 0 or sum(counts) != rows or rows > size:
-            raise UserError(
-                f"{self.path} promises {rows} rows, {sum(counts)} in its parts, in {size} bytes: "
-                "it is damaged, copy it again."
-            )
-        promised = sum(_unpacked(group, self.names) for group in groups)
+        with _Errors(self.path), self._open() as file:
+            owners = _owners(file.schema, names)
+            counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            # Each row has an id of its own: that takes a byte.
+            if min(counts, default=0) < 0 or not sum(counts) == file.metadata.num_rows <= size:
+                raise UserError(
+                    f"{self.path} promises {file.metadata.num_rows} rows, {sum(counts)} in its "
+                    f"parts, in {size} bytes: it is damaged, copy it again."
+                )
+            groups = []
+            for index, count in enumerate(counts):
+                taken = dict.fromkeys(names, 0)
+                if count:
+                    # Asked for the metadata of a damaged column, pyarrow ends the process; asked
+                    # for the column itself, it raises.
+                    next(file.iter_batches(1, [index], list(names), use_threads=False), None)
+                    group = file.metadata.row_group(index)
+                    for leaf, name in owners.items():
+                        chunk = group.column(leaf)
+                        taken[name] += max(8 * chunk.num_values, chunk.total_uncompressed_size, 0)
+                groups.append((count, taken))
+        promised = sum(sum(taken.values()) for _, taken in groups)
         if promised > columns.LARGE and promised > columns.LARGEST_RATIO * size:
             raise UserError(
                 f"{self.path} has {size} bytes and would unpack to {promised}: more than 1 GiB and "
                 f"more than {columns.LARGEST_RATIO} times its size. Real features do not shrink so "
                 "far: check where it comes from; if it is yours, split it into files."
             )
+        return groups
 
     def _check_types(self, types: dict[str, Any], split_column: str) -> None:
         kinds = self._arrow.types
@@ -170,11 +190,10 @@ class ParquetRows:
           UserError: if a row group has not as many rows as it promises.
         """
         start = 0
-        for index in range(file.num_row_groups):
-            group = file.metadata.row_group(index)
-            end = start + group.num_rows
-            if group.num_rows and (keep is None or keep[start:end].any()):
-                rows = _BATCH_BYTES * group.num_rows // max(1, _unpacked(group, names))
+        for index, (count, taken) in enumerate(self._groups):
+            end = start + count
+            if count and (keep is None or keep[start:end].any()):
+                rows = _BATCH_BYTES * count // max(1, sum(taken[name] for name in names))
                 rows = min(max(1, rows), _MOST_ROWS)
                 for batch in file.iter_batches(
                     rows, row_groups=[index], columns=list(names), use_threads=False
@@ -244,14 +263,15 @@ class ParquetRows:
             )
 
 
-def _unpacked(group: Any, names: Sequence[str]) -> int:
-    """Bytes that some columns of a row group take in memory, as its metadata have it."""
-    chunks = [group.column(index) for index in range(group.num_columns)]
-    return sum(
-        max(8 * chunk.num_values, chunk.total_uncompressed_size, 0)
-        for chunk in chunks
-        if chunk.path_in_schema in names or chunk.path_in_schema.split(".")[0] in names
-    )
+def _owners(schema: Any, names: Sequence[str]) -> dict[int, str]:
+    """The column that each leaf of a Parquet schema belongs to, of those in `names`."""
+    owners, wanted = {}, set(names)
+    for leaf in range(len(schema)):
+        prefixes = itertools.accumulate(schema.column(leaf).path.split("."), "{}.{}".format)
+        owner = next((prefix for prefix in prefixes if prefix in wanted), None)
+        if owner is not None:
+            owners[leaf] = owner
+    return owners
 
 
 def _values(column: Any) -> list[Any]:
@@ -281,10 +301,13 @@ class _Errors:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, Exception) and not isinstance(error, UserError):
             why = " ".join(str(error).split())[:300] or type(error).__name__
-            raise UserError(
-                f"cannot read {self._path} as Parquet: {why}. It may be cut off or damaged: copy "
-                "or write it again."
-            ) from error
+            advice = "It may be cut off or damaged: copy or write it again."
+            if "lists to be of size" in why:
+                advice = (
+                    "Your pyarrow cannot read missing lists where all have one length: update it, "
+                    "or write lists of any length."
+                )
+            raise UserError(f"cannot read {self._path} as Parquet: {why}. {advice}") from error
 
 
 def _pyarrow(path: str) -> Any:
