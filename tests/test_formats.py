@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from msa_jax import train
 from msa_jax.config import Data
 from msa_jax.data import builders, dataset, order, pipeline, prepare
-from msa_jax.data.sources import open_source
+from msa_jax.data.sources import checksum, open_source
 from msa_jax.errors import UserError
 from msa_jax.evaluate import evaluate
 from msa_jax.tasks import Task
@@ -315,6 +316,13 @@ def test_what_is_none_of_them_is_refused_with_a_reason(tmp_path: Path, name: str
     with pytest.raises(UserError, match=words) as error:
         open_source(str(given))
     assert str(given) in str(error.value)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "data.pkl")
+    for look in (open_source, checksum):
+        with pytest.raises(UserError, match="neither a file nor a folder"):
+            look(str(tmp_path / "data.pkl"))
 
 
 def test_a_path_to_nothing_is_refused(tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ def open_source(path: str, split_column: str = "split") -> Source:
     Raises:
       UserError: if it cannot be read, is of no known format, or is damaged.
     """
-    place = Path(path)
-    if place.is_dir():
-        return _open_folder(place, split_column)
+    place = _checked(path)
     try:
+        if place.is_dir():
+            return _open_folder(place, split_column)
         with place.open("rb") as file:
             start = file.read(8)
     except OSError as error:
@@ -55,7 +55,7 @@ def checksum(path: str) -> str:
     Raises:
       UserError: if there is no such file or folder.
     """
-    place = Path(path)
+    place = _checked(path)
     try:
         if not place.is_dir():
             with place.open("rb") as file:
@@ -71,6 +71,14 @@ def checksum(path: str) -> str:
         return whole.hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}. Check the path.") from error
+
+
+def _checked(path: str) -> Path:
+    """A path that can be opened without waiting: pipes and devices are refused."""
+    place = Path(path)
+    if place.exists() and not (place.is_dir() or place.is_file()):
+        raise UserError(f"{path} is neither a file nor a folder. Check the path.")
+    return place
 
 
 def _open_folder(place: Path, split_column: str) -> Source:
