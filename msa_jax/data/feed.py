@@ -81,13 +81,12 @@ def resident(
     }
     held = jax.device_put(held, everywhere)
     gather = jax.jit(_gather, static_argnames="lengths", out_shardings=sharding)
+    shapes = [tuple(sorted(lengths.items())) for lengths in buckets.lengths]
 
     def batch(order: Order, index: int) -> Batch:
+        # All row numbers go to every device: each gathers its own share of the batch.
         selection = order(index)
-        rows = pipeline.share(selection.rows, jax.process_index(), jax.process_count())
-        placed = jax.make_array_from_process_local_data(sharding, rows.astype(np.int32))
-        lengths = buckets.lengths[selection.bucket]
-        return gather(held, placed, lengths=tuple(sorted(lengths.items())))
+        return gather(held, selection.rows.astype(np.int32), lengths=shapes[selection.bucket])
 
     def feed(order: Order, first: int, last: int) -> Iterator[Batch]:
         return _ahead(map(functools.partial(batch, order), range(first, last)), ahead)

@@ -18,13 +18,11 @@ class Normalization:
     mean: Mapping[str, np.ndarray]
     scale: Mapping[str, np.ndarray]
 
-    def apply(self, modality: str, frames: np.ndarray) -> np.ndarray:
-        """Normalised `frames` [F, C] float32, in float32."""
-        if modality not in self.mean:
-            return frames
-        mean = self.mean[modality].astype(np.float32)
-        normalised: np.ndarray = (frames - mean) * self.scale[modality].astype(np.float32)
-        return normalised
+    def apply(self, modality: str, frames: np.ndarray) -> None:
+        """Normalises `frames` [..., C] float32 in place."""
+        if modality in self.mean:
+            frames -= self.mean[modality].astype(np.float32)
+            frames *= self.scale[modality].astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """Plain containers; floats are written in full, so nothing is lost."""

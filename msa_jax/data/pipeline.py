@@ -64,9 +64,11 @@ def batches(
         return dict(zip(names, arrays, strict=True))
 
     indices = tf.data.Dataset.range(first, last)
-    return (
-        indices.map(load, num_parallel_calls=2, deterministic=True).prefetch(4).as_numpy_iterator()
-    )
+    loaded = indices.map(load).prefetch(4)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1  # more would wait for one another (Python's GIL)
+    options.autotune.enabled = False  # there is nothing to tune, and its thread delays the end
+    return loaded.with_options(options).as_numpy_iterator()
 
 
 def share(rows: np.ndarray, process_index: int, process_count: int) -> np.ndarray:

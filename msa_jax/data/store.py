@@ -77,7 +77,8 @@ class Split:
         """The real frames of `rows` [R] one after another, normalised: [F, C] float32."""
         sequences = self.sequences[modality]
         frames = sequences.frames.read(sequences.starts[rows], sequences.lengths[rows])
-        return self.normalization.apply(modality, frames)
+        self.normalization.apply(modality, frames)
+        return frames
 
     def gather(self, rows: np.ndarray, lengths: Mapping[str, int]) -> dict[str, np.ndarray]:
         """Frames and masks of `rows` [B], padded with zeros at the end to `lengths`.
@@ -93,9 +94,11 @@ class Split:
         real = rows >= 0
         for modality, sequences in self.sequences.items():
             counts = np.where(real, sequences.lengths[rows], 0)
+            starts = np.where(real, sequences.starts[rows], 0)
             mask = np.arange(lengths[modality]) < counts[:, None]
-            padded = np.zeros((*mask.shape, sequences.frames.channels), np.float32)
-            padded[mask] = self.frames(modality, rows[real])
+            padded = sequences.frames.read_padded(starts, counts, lengths[modality])
+            self.normalization.apply(modality, padded)
+            padded[~mask] = 0
             batch |= {modality: padded, mask_key(modality): mask}
         return batch
 
