@@ -44,7 +44,7 @@ def load_folds(folder: Path, videos: Collection[str]) -> Folds:
     """
     own = folder / OWN
     if own.exists():
-        return Folds(f"{own}", _checked(own))
+        return Folds(f"the folder's {OWN}", _checked(own))
     standard = {
         name: _by_video(splits)
         for name, splits in json.loads(STANDARD.read_text(encoding="utf-8")).items()
