@@ -1,7 +1,7 @@
 """Batches with less in them: missing modalities, missing frames, noise.
 
 For training (config.augment), drawn anew at each step, and for measuring robustness, with a key
-that stays. Labels and padding stay as they are.
+that stays. Labels stay as they are.
 """
 
 from collections.abc import Mapping
@@ -20,8 +20,9 @@ def corrupt(
 ) -> Mapping[str, jax.Array]:
     """`batch` with modalities and frames masked at random and noise added to the rest.
 
-    An example keeps at least one of the modalities that it has: where all would go, the one that
-    drew the highest stays. What is masked is treated as padding.
+    An example keeps at least one of the modalities that it has, and a modality that it keeps at
+    least one frame: where all would go, the one that drew the highest stays. What is masked is
+    treated as padding.
 
     Args:
       batch: see `msa_jax.data.pipeline`.
@@ -29,7 +30,7 @@ def corrupt(
       config: the rates; where all are 0 the batch is returned as it is.
     """
     modalities = sorted(name.removesuffix(_MASK) for name in batch if name.endswith(_MASK))
-    modalities = [m for m in modalities if m in batch]
+    modalities = [m for m in modalities if m in batch]  # example_mask is no modality's
     masks = {m: batch[mask_key(m)] for m in modalities}
     keys = jax.random.split(rng, 3)
     if config.modality_dropout:
@@ -39,7 +40,8 @@ def corrupt(
         masks = {m: mask & kept[row][:, None] for row, (m, mask) in enumerate(masks.items())}
     if config.frame_dropout:
         for m, key in zip(modalities, jax.random.split(keys[1], len(modalities)), strict=True):
-            masks[m] &= jax.random.bernoulli(key, 1 - config.frame_dropout, masks[m].shape)
+            luck = jnp.where(masks[m], jax.random.uniform(key, masks[m].shape), -1.0)
+            masks[m] &= (luck >= config.frame_dropout) | (luck == luck.max(axis=1, keepdims=True))
     frames = {m: batch[m] for m in modalities}
     if config.noise:
         for m, key in zip(modalities, jax.random.split(keys[2], len(modalities)), strict=True):

@@ -39,7 +39,7 @@ class Data:
       buckets: groups of like length that batches are drawn from, so that little padding is
         computed; each is a shape to compile. 1 pads every batch to the longest utterance.
       feed: stream reads frames from disk as they are needed, in bounded memory; resident keeps the
-        dataset on the devices; auto is resident up to 2 GiB. The batches are the same.
+        splits on every device; auto is resident for splits up to 2 GiB. The batches are the same.
     """
 
     name: str = SYNTHETIC
@@ -61,7 +61,7 @@ class Augment:
 
     Attributes:
       modality_dropout: probability that an utterance loses a modality; one always stays.
-      frame_dropout: probability that a frame is masked.
+      frame_dropout: probability that a frame is masked; one of a modality always stays.
       noise: standard deviation of the noise added to every (normalised) feature.
     """
 
@@ -120,8 +120,8 @@ class Training:
       batch_size: examples a step, over all devices and processes.
       accumulate: equal parts a batch is split into, one after the other, to save memory.
       eval_batch_size: examples an evaluation step.
-      epochs: passes over the train split, each of ceil(N / batch_size) steps; the last batch of a
-        pass is filled with the first examples of the next.
+      epochs: passes over the train split, each of ceil(N / batch_size) steps; one batch of a pass
+        may hold fewer examples.
       evaluations_per_epoch: evaluations on the validation split, each followed by a checkpoint.
       patience: evaluations without improvement before the run stops; 0 never stops early.
       selection: validation metric that chooses the checkpoint: loss, or a key of results.json.
@@ -288,6 +288,11 @@ def check_data(data: Data) -> None:
     if data.path and data.name != SYNTHETIC:
         raise UserError(
             f"data.path={data.path} and data.name={data.name} name two datasets: give one of them."
+        )
+    if not data.path and data.split_column != "split":
+        raise UserError(
+            f"config.data.split_column={data.split_column} chooses the splits of a file "
+            "(config.data.path); a dataset that is prepared has its own."
         )
     if len(set(data.modalities)) < len(data.modalities):
         raise UserError(f"config.data.modalities repeats a name: {data.modalities}.")

@@ -154,7 +154,7 @@ def evaluate(
             )
             parts = mesh.shape["data"]
             batch_size = -(-config.training.eval_batch_size // parts) * parts
-            grouped = dataset.fit_buckets([rows], config.data.buckets)
+            grouped = dataset.fit_buckets(rows, config.data.buckets)
             batches = feed.build(
                 rows, described.task, grouped, sharding.over_data(mesh), how=config.data.feed
             )

@@ -20,6 +20,10 @@ Batch = Mapping[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 EvalStep = Callable[[Any, Batch], "Predictions"]
 
+# Part i of a batch draws dropout from `split(rng, accumulate)[i]`, which is `fold_in(rng, i)`: this
+# number is no part's.
+_AUGMENTATION = 2**32 - 1
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
@@ -60,7 +64,6 @@ def make_train_step(
       objective: what is minimised.
       accumulate: equal parts of the batch, taken one after the other; the gradient is the whole
         batch's (but for the dropout drawn).
-
       augmentation: what batches lose or gain first, drawn from (seed, step).
 
     Returns:
@@ -84,7 +87,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         rng = jax.random.fold_in(state.rng, state.step)
-        batch = augment.corrupt(batch, jax.random.fold_in(rng, 1), augmentation)
+        batch = augment.corrupt(batch, jax.random.fold_in(rng, _AUGMENTATION), augmentation)
         rows = (
             dict(batch),
             losses.example_weights(batch, objective.class_weights),

@@ -42,9 +42,12 @@ def build(config: Config, train_scores: np.ndarray | None = None) -> System:
       train_scores: [N] of the train split, for class weights; evaluation needs none.
 
     Raises:
-      UserError: on a model's unknown field, or a selection metric the task does not have.
+      UserError: on a model's unknown field, a selection metric the task does not have, or a train
+        split of a single class.
     """
     task = Task(kind=config.task.kind, neutral=config.task.neutral)
+    if train_scores is not None and not task.is_regression:
+        _check_classes(task, train_scores)
     model = models.build(
         config.model,
         modalities=config.data.modalities,
@@ -75,6 +78,16 @@ def build(config: Config, train_scores: np.ndarray | None = None) -> System:
         loss=loss, unimodal_weight=config.task.unimodal_weight, class_weights=weights
     )
     return System(task=task, objective=objective, model=model)
+
+
+def _check_classes(task: Task, scores: np.ndarray) -> None:
+    found = np.unique(task.labels(scores))
+    if len(found) == 1:
+        raise UserError(
+            f"all {len(scores)} training utterances are {task.class_names[found[0]]!r}: their "
+            f"scores go from {scores.min():g} to {scores.max():g}, and classes are cut on [-3, 3]. "
+            "Scale the scores, or use --config.task.kind=regression."
+        )
 
 
 def abstract_batch(schema: FeatureSchema, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:

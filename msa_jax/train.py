@@ -71,7 +71,7 @@ class _Run:
         train = data.splits["train"]
         self._system = system.build(config, train.scores)
         self._order = order.TrainOrder(
-            dataset.assign(train, data.buckets), config.training.batch_size, config.seed
+            dataset.assign(train, data.buckets["train"]), config.training.batch_size, config.seed
         )
         per_epoch = self._order.steps_per_epoch
         self._interval = max(1, per_epoch // config.training.evaluations_per_epoch)
@@ -199,7 +199,7 @@ class _Run:
             self._feeds[split] = feed.build(
                 self._data.splits[split],
                 self._system.task,
-                self._data.buckets,
+                self._data.buckets[split],
                 sharding.over_data(self._mesh),
                 how=self._config.data.feed,
             )
@@ -210,7 +210,7 @@ class _Run:
     ) -> evaluate.Evaluation:
         rows = self._data.splits[split]
         batches = order.EvalOrder(
-            dataset.assign(rows, self._data.buckets), self._config.training.eval_batch_size
+            dataset.assign(rows, self._data.buckets[split]), self._config.training.eval_batch_size
         )
         return evaluate.Evaluation(
             step=step,

@@ -13,7 +13,7 @@ Each takes --out=FILE.json.
 """
 
 import argparse
-import importlib.util
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -78,14 +78,11 @@ def _show(found: dict[str, Any], indent: str = "") -> None:
 def _load(name: str) -> Any:
     """The config of `FILE.py` or `FILE.py:variant`."""
     path, _, variant = name.partition(":")
-    root = str(Path(__file__).parents[1])
-    sys.path.insert(0, root)  # configs import one another from the project's root
-    spec = importlib.util.spec_from_file_location("benchmarked_config", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(variant)
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # configs import one another from there
+    try:
+        return runpy.run_path(path)["get_config"](variant)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config={name}: {error}") from error
 
 
 if __name__ == "__main__":

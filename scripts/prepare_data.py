@@ -8,9 +8,16 @@ on the result with --config.data.name=NAME (and --config.data.dir=DIR).
 """
 
 import argparse
+import shlex
 import sys
+from typing import TYPE_CHECKING
 
 from msa_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from msa_jax.data.prepare import Prepared
+
+_SMALL = 5000  # training utterances
 
 
 def main() -> None:
@@ -40,13 +47,22 @@ def main() -> None:
     print(card.markdown(prepared.card))
     state = "was there already" if prepared.was_there else "is ready"
     print(f"{prepared.directory} {state}; card.md and card.json are in it. Train on it with")
-    place = f" --config.data.dir={args.data_dir}" if args.data_dir else ""
-    print(
-        "  python -m msa_jax.main --config=configs/attention.py --workdir=DIR "
-        f"--config.data.name={args.name}{place}"
-    )
+    print(f"  {_command(args.name, args.data_dir, prepared)}")
     if warning := store.videos_warning(prepared.card["videos_in_two_splits"]):
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def _command(name: str, data_dir: str, prepared: "Prepared") -> str:
+    """What trains on the dataset: on a small one a small model, and on the modalities it has."""
+    variant = ":mosi" if prepared.card["splits"]["train"]["kept"] < _SMALL else ""
+    words = ["python -m msa_jax.main", f"--config=configs/attention.py{variant}", "--workdir=DIR"]
+    words.append(f"--config.data.name={name}")
+    found = list(prepared.card["splits"]["train"]["modalities"])
+    if set(found) != {"text", "audio", "vision"}:
+        words.append(f'--config.data.modalities="{tuple(found)}"')
+    if data_dir:
+        words.append(f"--config.data.dir={shlex.quote(data_dir)}")
+    return " ".join(words)
 
 
 if __name__ == "__main__":

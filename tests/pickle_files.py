@@ -5,12 +5,16 @@ instructions that its cPickle wrote, after the documentation in `pickletools`.
 """
 
 import pickle
+import random
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+Content = dict[str, dict[str, Any]]
+MODALITIES = ("text", "audio", "vision")
 CHANNELS = {"text": 6, "audio": 4, "vision": 3}
 SPLITS = {"train": 6, "valid": 3, "test": 4}
 
@@ -92,6 +96,35 @@ def mmsa(aligned: bool = False, sizes: Any = None) -> dict[str, dict[str, Any]]:
         if not aligned:
             content[split] |= {"audio_lengths": list(others), "vision_lengths": list(others)}
     return content
+
+
+def shuffled(content: Any, seed: int) -> Any:
+    """The same with every dictionary in another order."""
+    if not isinstance(content, dict):
+        return content
+    keys = random.Random(seed).sample(list(content), len(content))
+    return {key: shuffled(content[key], seed) for key in keys}
+
+
+def changed(split: str, key: str, value: Any) -> Callable[[Content], None]:
+    """Sets an entry of a split, to a value or to what a function makes of the one there."""
+
+    def change(content: Content) -> None:
+        part = content[split]
+        part[key] = value(part[key]) if callable(value) else value
+
+    return change
+
+
+def row_set(row: int, value: Any) -> Callable[[Any], Any]:
+    """Sets a row of an array or list, for `changed`."""
+
+    def change(values: Any) -> Any:
+        values = values.copy()
+        values[row] = value
+        return values
+
+    return change
 
 
 def python2(content: Any, protocol: int = 2) -> bytes:

@@ -46,13 +46,23 @@ def test_modalities_go_at_the_rate_asked_and_one_stays(batch: Any) -> None:
     assert nearly.sum(axis=0).mean() < 1.1
 
 
-def test_frames_go_at_the_rate_asked(batch: Any) -> None:
+def test_frames_go_at_the_rate_asked() -> None:
+    batch = random_batch({"text": 60, "audio": 40}, size=500)
     after = augment.corrupt(batch, KEY, Augment(frame_dropout=0.4))
-    for m in MODALITIES:
+    for m in ("text", "audio"):
         mask, kept = batch[f"{m}_mask"], np.asarray(after[f"{m}_mask"])
         assert not (kept & ~mask).any()
         assert kept.sum() / mask.sum() == pytest.approx(0.6, abs=0.03)
         np.testing.assert_array_equal(after[m], batch[m])
+
+
+@pytest.mark.parametrize("modality_dropout", [0.0, 0.5])
+def test_no_example_loses_its_last_frame(batch: Any, modality_dropout: float) -> None:
+    config = Augment(frame_dropout=0.95, modality_dropout=modality_dropout)
+    after = augment.corrupt(batch, KEY, config)
+    assert present(after).any(axis=0).all()
+    if not modality_dropout:
+        np.testing.assert_array_equal(present(after), present(batch))
 
 
 def test_noise_has_the_deviation_asked(batch: Any) -> None:

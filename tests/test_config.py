@@ -29,6 +29,10 @@ def test_config_files_resolve_and_survive_json() -> None:
         ({"data": {"modalities": ()}}, ["config.data.modalities", "empty"]),
         ({"data": {"modalities": ("text", "text")}}, ["repeats"]),
         ({"data": {"path": "a.pkl", "name": "mosei"}}, ["a.pkl", "mosei", "give one"]),
+        (
+            {"data": {"name": "mosei", "split_column": "fold"}},
+            ["split_column=fold", "config.data.path"],
+        ),
         ({"data": 3}, ["config.data", "section"]),
         ({"task": {"kind": "regression", "loss": "cross_entropy"}}, ["l1, l2 or huber"]),
         ({"task": {"loss": "l1"}}, ["cross_entropy"]),

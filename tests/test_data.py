@@ -1,6 +1,7 @@
 """From a prepared dataset to normalised frames."""
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,37 @@ def test_flat_files_are_written_once_and_at_once(
     for modality in MODALITIES:
         np.testing.assert_array_equal(first.frames(modality, rows), again.frames(modality, rows))
     assert [entry.name for entry in home.iterdir()] == ["train"]
+
+
+def test_a_damaged_flat_file_is_refused(write_features: Write, tmp_path: Path) -> None:
+    builder = builders.prepare(Data(path=write_features(), dir=str(tmp_path / "prepared")))
+    store.load(builder, "train", MODALITIES, 50)
+    (file,) = (Path(builder.data_dir) / "flat-1" / "train").glob("audio.f32")
+    os.truncate(file, 100)
+    with pytest.raises(UserError, match=r"damaged \(audio has 8 frames, 60 were written\).*remove"):
+        store.load(builder, "train", MODALITIES, 50)
+
+
+def test_absurd_values_are_repaired_and_none_becomes_infinite(write_features: Write) -> None:
+    audio = features()["audio"]
+    audio[:60, 0] *= 1e-30  # in train, a column of next to nothing
+    audio[90] = 1e20, -1e20, 1e37
+    loaded = dataset.load(Data(path=write_features(audio=audio)))
+    test = loaded.splits["test"]
+    assert np.isfinite(test.frames("audio", np.arange(20))).all()
+    assert test.sequences["audio"].repaired.tolist() == [0, 0, 1]
+
+
+def test_parts_make_up_the_whole(write_features: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = dataset.load(Data(path=write_features())).splits["train"]
+    for size in (1, 100, 1000, 10**9):
+        monkeypatch.setattr(store, "_PART_BYTES", size)
+        for modality in MODALITIES:
+            parts = list(train.parts(modality))
+            whole = train.frames(modality, np.arange(60))
+            np.testing.assert_array_equal(np.concatenate(parts), whole)
+            longest = max(train.longest[modality] * 4 * train.channels[modality], size)
+            assert all(part.nbytes <= 2 * longest for part in parts)
 
 
 def test_a_read_only_dataset_is_flattened_elsewhere(

@@ -21,7 +21,9 @@ def loaded(write_features: Callable[..., str]) -> dataset.Dataset:
 
 
 def train_order(loaded: dataset.Dataset, seed: int = 0) -> order.TrainOrder:
-    return order.TrainOrder(dataset.assign(loaded.splits["train"], loaded.buckets), 16, seed)
+    return order.TrainOrder(
+        dataset.assign(loaded.splits["train"], loaded.buckets["train"]), 16, seed
+    )
 
 
 def batches(
@@ -29,7 +31,7 @@ def batches(
 ) -> list[dict[str, np.ndarray]]:
     train = loaded.splits["train"]
     found: Iterator[dict[str, np.ndarray]] = pipeline.batches(
-        train, TASK, plan, loaded.buckets, first=first, last=last, **process
+        train, TASK, plan, loaded.buckets["train"], first=first, last=last, **process
     )
     return list(found)
 
@@ -43,7 +45,7 @@ def assert_same(first: Any, second: Any) -> None:
 def test_batch_contract(loaded: dataset.Dataset) -> None:
     plan = train_order(loaded)
     for step, batch in enumerate(batches(loaded, plan, 0, 8)):
-        lengths = loaded.buckets.lengths[plan(step).bucket]
+        lengths = loaded.buckets["train"].lengths[plan(step).bucket]
         real = batch["example_mask"]
         assert (batch["score"].dtype, batch["label"].dtype) == (np.float32, np.int32)
         np.testing.assert_array_equal(batch["label"][real], TASK.labels(batch["score"][real]))
@@ -87,9 +89,9 @@ def test_processes_share_the_same_global_batches(loaded: dataset.Dataset) -> Non
 def test_both_feeds_give_the_same_bits(loaded: dataset.Dataset, split: str) -> None:
     place = sharding.over_data(sharding.build_mesh(config.Mesh()))
     rows = loaded.splits[split]
-    plan = order.EvalOrder(dataset.assign(rows, loaded.buckets), 16)
+    plan = order.EvalOrder(dataset.assign(rows, loaded.buckets[rows.name]), 16)
     stream, resident = (
-        list(feed.build(rows, TASK, loaded.buckets, place, how=how)(plan, 0, len(plan)))
+        list(feed.build(rows, TASK, loaded.buckets[rows.name], place, how=how)(plan, 0, len(plan)))
         for how in ("stream", "resident")
     )
     for first, second in zip(stream, resident, strict=True):
@@ -104,17 +106,28 @@ def test_a_modality_without_any_frame_can_be_resident(write_features: Callable[.
     loaded = dataset.load(config.Data(path=path))
     place = sharding.over_data(sharding.build_mesh(config.Mesh()))
     rows = loaded.splits["train"]
-    plan = order.EvalOrder(dataset.assign(rows, loaded.buckets), 60)
-    (batch,) = feed.build(rows, TASK, loaded.buckets, place, how="resident")(plan, 0, 1)
+    plan = order.EvalOrder(dataset.assign(rows, loaded.buckets[rows.name]), 60)
+    (batch,) = feed.build(rows, TASK, loaded.buckets[rows.name], place, how="resident")(plan, 0, 1)
     assert not batch["vision"].any()
     assert not batch["vision_mask"].any()
 
 
 def test_the_resident_feed_compiles_once_for_each_shape(loaded: dataset.Dataset) -> None:
     plan = train_order(loaded)
-    shapes = {plan(step).bucket for step in range(12)}
+    buckets = {plan(step).bucket for step in range(12)}
     place = sharding.over_data(sharding.build_mesh(config.Mesh()))
-    made = feed.build(loaded.splits["train"], TASK, loaded.buckets, place, how="resident")
-    with jax.log_compiles(False):
-        found = {tuple(b["text"].shape) for b in made(plan, 0, 12)}
-    assert len(found) <= len(shapes)
+    made = feed.build(loaded.splits["train"], TASK, loaded.buckets["train"], place, how="resident")
+    traced = []
+
+    def listen(event: str, seconds: float, **about: Any) -> None:
+        if event.endswith("jaxpr_trace_duration") and "_gather" in about["fun_name"]:
+            traced.append(seconds)
+
+    jax.clear_caches()  # other tests made the same shapes
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for _ in range(2):
+            assert len(list(made(plan, 0, 12))) == 12
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert len(traced) == len(buckets) > 1

@@ -235,7 +235,7 @@ def all_batches(name: str, folder: Path) -> list[dict[str, np.ndarray]]:
     loaded = dataset.load(Data(name=name, dir=str(folder), buckets=2))
     plans: dict[str, tuple[order.Order, int]] = {}
     for split, rows in loaded.splits.items():
-        grouped = dataset.assign(rows, loaded.buckets)
+        grouped = dataset.assign(rows, loaded.buckets[split])
         if split == "train":
             training = order.TrainOrder(grouped, 8, seed=1)
             plans[split] = training, 2 * training.steps_per_epoch
@@ -249,7 +249,7 @@ def all_batches(name: str, folder: Path) -> list[dict[str, np.ndarray]]:
             loaded.splits[split],
             Task(kind="three_class"),
             plan,
-            loaded.buckets,
+            loaded.buckets[split],
             first=0,
             last=count,
         )

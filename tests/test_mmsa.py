@@ -2,7 +2,6 @@
 
 import hashlib
 import pickle
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,11 @@ from msa_jax.data.sources import mmsa
 from msa_jax.data.sources.mmsa import MmsaPickle
 from msa_jax.errors import UserError
 from tests import pickle_files
-from tests.pickle_files import CHANNELS, SPLITS
-
-Content = dict[str, dict[str, Any]]
-MODALITIES = ("text", "audio", "vision")
+from tests.pickle_files import CHANNELS, MODALITIES, SPLITS, Content, changed, row_set
 
 
 def opened(tmp_path: Path, content: Any, protocol: int = 4) -> MmsaPickle:
     return MmsaPickle(pickle_files.write(tmp_path / "mosei.pkl", content, protocol))
-
-
-def shuffled(content: Any, seed: int) -> Any:
-    """The same with every dictionary in another order."""
-    if not isinstance(content, dict):
-        return content
-    keys = random.Random(seed).sample(list(content), len(content))
-    return {key: shuffled(content[key], seed) for key in keys}
 
 
 def lengths(source: MmsaPickle, split: str = "train") -> dict[str, list[int]]:
@@ -62,7 +50,7 @@ def assert_as_written(source: MmsaPickle, content: Content, aligned: bool) -> No
 @pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
 def test_every_protocol_and_key_order(tmp_path: Path, protocol: int, aligned: bool) -> None:
     content = pickle_files.mmsa(aligned)
-    source = opened(tmp_path, shuffled(content, protocol), protocol)
+    source = opened(tmp_path, pickle_files.shuffled(content, protocol), protocol)
     assert_as_written(source, content, aligned)
 
 
@@ -71,7 +59,9 @@ def test_files_of_python_2(tmp_path: Path, protocol: int) -> None:
     content = pickle_files.mmsa()
     for arrays in content.values():
         arrays["raw_text"] = np.array([text.encode() for text in arrays["raw_text"]], object)
-    (tmp_path / "a.pkl").write_bytes(pickle_files.python2(shuffled(content, 1), protocol))
+    (tmp_path / "a.pkl").write_bytes(
+        pickle_files.python2(pickle_files.shuffled(content, 1), protocol)
+    )
     assert_as_written(MmsaPickle(str(tmp_path / "a.pkl")), content, aligned=False)
 
 
@@ -202,23 +192,6 @@ def test_the_scale_of_sims_is_noted(tmp_path: Path) -> None:
     assert any("All scores are in [-1, 1]" in note for note in source.report.notes)
 
 
-def _set(split: str, key: str, value: Any) -> Callable[[Content], None]:
-    def change(content: Content) -> None:
-        part = content[split]
-        part[key] = value(part[key]) if callable(value) else value
-
-    return change
-
-
-def _row(row: int, value: Any) -> Callable[[Any], Any]:
-    def change(values: Any) -> Any:
-        values = values.copy()
-        values[row] = value
-        return values
-
-    return change
-
-
 def _mask(values: Any) -> Callable[[Any], Any]:
     def change(tokens: np.ndarray) -> np.ndarray:
         tokens = tokens.copy()
@@ -229,51 +202,75 @@ def _mask(values: Any) -> Callable[[Any], Any]:
 
 
 REFUSED: dict[str, tuple[Callable[[Content], Any], str]] = {
-    "rows of vision": (_set("test", "vision", lambda a: a[:3]), "vision.*'test' has 3 rows.* 4"),
+    "rows of vision": (changed("test", "vision", lambda a: a[:3]), "vision.*'test' has 3 rows.* 4"),
     "rows of labels": (
-        _set("valid", "regression_labels", lambda a: a[:2]),
+        changed("valid", "regression_labels", lambda a: a[:2]),
         "regression_labels.*'valid' has 2 rows.* 3",
     ),
-    "rows of texts": (_set("valid", "raw_text", ["a"]), "raw_text.*'valid' has 1 rows.* 3"),
-    "rows of lengths": (_set("test", "audio_lengths", [1]), "audio_lengths.*'test' has 1 rows"),
+    "rows of texts": (changed("valid", "raw_text", ["a"]), "raw_text.*'valid' has 1 rows.* 3"),
+    "rows of lengths": (changed("test", "audio_lengths", [1]), "audio_lengths.*'test' has 1 rows"),
     "lengths of audio": (
-        _set("train", "audio_lengths", _row(3, 9)),
+        changed("train", "audio_lengths", row_set(3, 9)),
         r"audio_lengths.*'train'.*\[0, 8\].*1 rows: row 3.*remove audio_lengths",
     ),
-    "negative length": (_set("train", "vision_lengths", _row(0, -1)), "vision_lengths.*'train'"),
-    "half a length": (_set("train", "vision_lengths", _row(0, 1.5)), "vision_lengths.*'train'"),
-    "length NaN": (_set("train", "vision_lengths", _row(0, np.nan)), "vision_lengths.*'train'"),
-    "length in words": (_set("train", "vision_lengths", _row(0, "1")), "vision_lengths.*'train'"),
+    "negative length": (
+        changed("train", "vision_lengths", row_set(0, -1)),
+        "vision_lengths.*'train'",
+    ),
+    "half a length": (
+        changed("train", "vision_lengths", row_set(0, 1.5)),
+        "vision_lengths.*'train'",
+    ),
+    "length NaN": (
+        changed("train", "vision_lengths", row_set(0, np.nan)),
+        "vision_lengths.*'train'",
+    ),
+    "length in words": (
+        changed("train", "vision_lengths", row_set(0, "1")),
+        "vision_lengths.*'train'",
+    ),
     "mask with a gap": (
-        _set("train", "text_bert", _mask([1, 0, 1, 0, 0])),
+        changed("train", "text_bert", _mask([1, 0, 1, 0, 0])),
         r"text_bert.*'train' has a mask .* in 1 rows, first in row 1",
     ),
-    "mask on the left": (_set("train", "text_bert", _mask([0, 0, 1, 1, 1])), "not padded on the r"),
+    "mask on the left": (
+        changed("train", "text_bert", _mask([0, 0, 1, 1, 1])),
+        "not padded on the r",
+    ),
     "mask of twos": (
-        _set("train", "text_bert", _mask([2, 2, 0, 0, 0])),
+        changed("train", "text_bert", _mask([2, 2, 0, 0, 0])),
         "text_bert.*'train'.*mask",
     ),
     "mask NaN": (
-        _set("train", "text_bert", _mask([1, np.nan, 0, 0, 0])),
+        changed("train", "text_bert", _mask([1, np.nan, 0, 0, 0])),
         "text_bert.*'train'.*mask",
     ),
     "tokens of other steps": (
-        _set("valid", "text_bert", lambda a: a[:, :, :4]),
+        changed("valid", "text_bert", lambda a: a[:, :, :4]),
         r"text_bert.*'valid' is \(3, 3, 4\): expected numbers \(3, 3, 5\)",
     ),
     "tokens alone": (
-        _set("valid", "text_bert", lambda a: a[:, 0]),
+        changed("valid", "text_bert", lambda a: a[:, 0]),
         r"text_bert.*'valid'.*\(3, 5\)",
     ),
-    "tokens in lists": (_set("valid", "text_bert", lambda a: a.tolist()), "text_bert.* is list"),
-    "texts that are none": (_set("valid", "raw_text", ["a", None, "c"]), r"raw_text.*rows \[1\]"),
+    "tokens in lists": (changed("valid", "text_bert", lambda a: a.tolist()), "text_bert.* is list"),
+    "texts that are none": (
+        changed("valid", "raw_text", ["a", None, "c"]),
+        r"raw_text.*rows \[1\]",
+    ),
     "score too low": (
-        _set("test", "regression_labels", _row(2, -5.5)),
+        changed("test", "regression_labels", row_set(2, -5.5)),
         r"regression_labels.*'test'.*-5.5 for 'test0\$_\$3'",
     ),
-    "score NaN": (_set("test", "regression_labels", _row(2, np.nan)), "labels.*'test'.*nan for"),
-    "channels": (_set("test", "text", lambda a: a[..., :3]), "text of split 'test' has 3 channels"),
-    "two dimensions": (_set("test", "text", lambda a: a[0]), r"text.*'test' has shape \(5, 6\)"),
+    "score NaN": (
+        changed("test", "regression_labels", row_set(2, np.nan)),
+        "labels.*'test'.*nan for",
+    ),
+    "channels": (
+        changed("test", "text", lambda a: a[..., :3]),
+        "text of split 'test' has 3 channels",
+    ),
+    "two dimensions": (changed("test", "text", lambda a: a[0]), r"text.*'test' has shape \(5, 6\)"),
     "no labels": (
         lambda c: c["test"].pop("regression_labels"),
         "'test' has no 'regression_labels'.*Did you mean 'classification_labels'",

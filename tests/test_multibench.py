@@ -2,7 +2,6 @@
 
 import math
 import pickle
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,7 @@ from msa_jax.data.schema import Utterance
 from msa_jax.data.sources.multibench import MultiBenchPickle
 from msa_jax.errors import UserError
 from tests import pickle_files
-from tests.pickle_files import CHANNELS, SPLITS
-
-Content = dict[str, dict[str, Any]]
-MODALITIES = ("text", "audio", "vision")
+from tests.pickle_files import CHANNELS, MODALITIES, SPLITS, Content, changed, row_set
 
 
 def opened(tmp_path: Path, content: Any, protocol: int = 4) -> MultiBenchPickle:
@@ -26,14 +22,6 @@ def opened(tmp_path: Path, content: Any, protocol: int = 4) -> MultiBenchPickle:
 
 def by_id(source: MultiBenchPickle) -> dict[str, Utterance]:
     return {u.id: u for split in source.splits for u in source.utterances(split)}
-
-
-def shuffled(content: Any, seed: int) -> Any:
-    """The same with every dictionary in another order."""
-    if not isinstance(content, dict):
-        return content
-    keys = random.Random(seed).sample(list(content), len(content))
-    return {key: shuffled(content[key], seed) for key in keys}
 
 
 def assert_as_written(source: MultiBenchPickle, content: Content) -> None:
@@ -62,13 +50,15 @@ def assert_as_written(source: MultiBenchPickle, content: Content) -> None:
 @pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
 def test_every_protocol_and_key_order(tmp_path: Path, protocol: int) -> None:
     content = pickle_files.multibench()
-    assert_as_written(opened(tmp_path, shuffled(content, protocol), protocol), content)
+    assert_as_written(opened(tmp_path, pickle_files.shuffled(content, protocol), protocol), content)
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2])
 def test_files_of_python_2(tmp_path: Path, protocol: int) -> None:
     content = pickle_files.multibench()
-    (tmp_path / "a.pkl").write_bytes(pickle_files.python2(shuffled(content, 1), protocol))
+    (tmp_path / "a.pkl").write_bytes(
+        pickle_files.python2(pickle_files.shuffled(content, 1), protocol)
+    )
     assert_as_written(MultiBenchPickle(str(tmp_path / "a.pkl")), content)
 
 
@@ -235,68 +225,63 @@ def test_raw_labels_beyond_the_range_are_clipped_and_noted(tmp_path: Path) -> No
     )
 
 
-def _set(split: str, key: str, value: Any) -> Callable[[Content], None]:
-    def change(content: Content) -> None:
-        part = content[split]
-        part[key] = value(part[key]) if callable(value) else value
-
-    return change
-
-
-def _row(row: int, value: Any) -> Callable[[Any], Any]:
-    def change(array: Any) -> Any:
-        array = list(array) if isinstance(array, list) else array.copy()
-        array[row] = value
-        return array
-
-    return change
-
-
 def _split_of_a_list(content: Any) -> None:
     content["test"] = [1]
 
 
 REFUSED: dict[str, tuple[Callable[[Content], Any], str]] = {
     "rows of audio": (
-        _set("valid", "audio", lambda a: a[:2]),
+        changed("valid", "audio", lambda a: a[:2]),
         "audio.*'valid'.*2 rows.*text has 3",
     ),
-    "rows of labels": (_set("test", "labels", lambda a: a[:3]), "labels.*'test'.*3 rows.* 4"),
-    "rows of ids": (_set("test", "id", lambda a: a[:3]), "id of split 'test' has 3 rows.* 4"),
+    "rows of labels": (changed("test", "labels", lambda a: a[:3]), "labels.*'test'.*3 rows.* 4"),
+    "rows of ids": (changed("test", "id", lambda a: a[:3]), "id of split 'test' has 3 rows.* 4"),
     "one utterance too flat": (
-        _set("train", "vision", lambda a: a[:, 0]),
+        changed("train", "vision", lambda a: a[:, 0]),
         r"vision.*'train'.*\(6, 3\).*expected numbers \[N, T, C\]",
     ),
-    "frames in lists": (_set("train", "text", [[1.0]]), r"text.*'train' is a list.*array"),
-    "frames of strings": (_set("train", "text", lambda a: a.astype(str)), "text.*'train'.*<U"),
-    "no step": (_set("train", "text", lambda a: a[:, :0]), r"text.*'train'.*\(6, 0, 6\)"),
-    "channels": (_set("test", "audio", lambda a: a[..., :3]), "audio.*'test' has 3 channels.* 4"),
+    "frames in lists": (changed("train", "text", [[1.0]]), r"text.*'train' is a list.*array"),
+    "frames of strings": (changed("train", "text", lambda a: a.astype(str)), "text.*'train'.*<U"),
+    "no step": (changed("train", "text", lambda a: a[:, :0]), r"text.*'train'.*\(6, 0, 6\)"),
+    "channels": (
+        changed("test", "audio", lambda a: a[..., :3]),
+        "audio.*'test' has 3 channels.* 4",
+    ),
     "score too high": (
-        _set("valid", "labels", _row(1, 5.5)),
+        changed("valid", "labels", row_set(1, 5.5)),
         r"labels.*'valid' is outside \[-3, 3\].* 1 of 3 rows: 5.5 for 'valid0\[1\]'",
     ),
-    "score NaN": (_set("valid", "labels", _row(2, np.nan)), r"labels.*'valid'.*nan for 'valid0\[2"),
+    "score NaN": (
+        changed("valid", "labels", row_set(2, np.nan)),
+        r"labels.*'valid'.*nan for 'valid0\[2",
+    ),
     "labels of strings": (
-        _set("valid", "labels", lambda a: a.astype(str)),
+        changed("valid", "labels", lambda a: a.astype(str)),
         "labels.*'valid' is <U.*numbers",
     ),
-    "six labels": (_set("valid", "labels", np.zeros((3, 6))), r"labels.*'valid'.*\(3, 6\).*7 col"),
-    "one label": (_set("valid", "labels", np.array(1.0)), "labels.*'valid' has 0 rows"),
+    "six labels": (
+        changed("valid", "labels", np.zeros((3, 6))),
+        r"labels.*'valid'.*\(3, 6\).*7 col",
+    ),
+    "one label": (changed("valid", "labels", np.array(1.0)), "labels.*'valid' has 0 rows"),
     "no labels": (lambda c: c["test"].pop("labels"), "'test' has no 'labels'.*Known: .*vision"),
     "no vision": (lambda c: c["train"].pop("vision"), "'train' has no 'vision'"),
     "another name": (
         lambda c: c["train"].update(visual=c["train"].pop("vision")),
         "'train' has no 'vision'. Did you mean 'visual'",
     ),
-    "pairs as ids": (_set("train", "id", np.zeros((6, 2))), r"id.*'train'.*\(6, 2\)"),
-    "no name": (_set("train", "id", ["a", "b", None, "d", "e", "f"]), r"id.*'train'.*rows \[2\]"),
-    "empty name": (_set("train", "id", _row(4, "")), r"id.*'train'.*no name in rows \[4\]"),
-    "long name": (_set("train", "id", ["a" * 201] * 6), r"id.*'train'.*no name in rows \[0, 1"),
+    "pairs as ids": (changed("train", "id", np.zeros((6, 2))), r"id.*'train'.*\(6, 2\)"),
+    "no name": (
+        changed("train", "id", ["a", "b", None, "d", "e", "f"]),
+        r"id.*'train'.*rows \[2\]",
+    ),
+    "empty name": (changed("train", "id", row_set(4, "")), r"id.*'train'.*no name in rows \[4\]"),
+    "long name": (changed("train", "id", ["a" * 201] * 6), r"id.*'train'.*no name in rows \[0, 1"),
     "no seconds": (
-        _set("test", "id", np.array([["v", "0", "1"], ["v", "1", "?"]] * 2)),
+        changed("test", "id", np.array([["v", "0", "1"], ["v", "1", "?"]] * 2)),
         "id.*'test' has no start and end in seconds beside 'v'",
     ),
-    "infinite seconds": (_set("test", "id", [["v", "0", "inf"]] * 4), "id.*'test'.*seconds"),
+    "infinite seconds": (changed("test", "id", [["v", "0", "inf"]] * 4), "id.*'test'.*seconds"),
     "no splits": (lambda c: [c.pop(split) for split in SPLITS], "none of the splits train, valid"),
     "split twice": (lambda c: c.update(dev=c["valid"]), "valid twice, as 'valid' and 'dev'"),
     "split is a list": (_split_of_a_list, "'test' is a list: expected a dict"),

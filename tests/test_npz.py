@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msa_jax.data.sources import npz
+from msa_jax.data.sources import limits, npz
 from msa_jax.errors import UserError
 
 PLAIN = {
@@ -178,7 +178,7 @@ def test_a_bomb_is_refused_and_real_features_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = str(tmp_path / "features.npz")
-    monkeypatch.setattr(npz, "LARGE", 1 << 20)
+    monkeypatch.setattr(limits, "LARGE", 1 << 20)
     np.savez_compressed(path, text=np.zeros(1 << 20, np.float32))
     with pytest.raises(UserError, match=r"would unpack to 4194432: more than 1 GiB.*200 times"):
         npz.load(path)

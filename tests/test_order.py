@@ -85,6 +85,30 @@ def test_four_of_five_frames_are_real_at_mosei_lengths() -> None:
     assert _real_share(words) > 0.8
 
 
+def test_longer_utterances_of_other_splits_go_to_the_longest_bucket() -> None:
+    lengths = _lengths(500)
+    grouped = buckets.fit(lengths, 4)
+    others = {"text": np.array([3, 200, 10]), "audio": np.array([20, 5, 900])}
+    holding = grouped.holding(others)
+    assert holding.lengths[:-1] == grouped.lengths[:-1]
+    assert holding.lengths[-1] == {"text": 200, "audio": 900}
+    assert holding.assign(others).tolist() == [0, 3, 3]
+    np.testing.assert_array_equal(holding.assign(lengths), grouped.assign(lengths))
+
+
+def test_the_smaller_batch_is_of_any_length() -> None:
+    assigned = np.repeat([0, 1, 2], [400, 300, 101])
+    drawn = order.TrainOrder(assigned, 50, seed=0)
+    sizes = {}
+    for epoch in range(60):
+        steps = range(epoch * drawn.steps_per_epoch, (epoch + 1) * drawn.steps_per_epoch)
+        (small,) = [s for s in map(drawn, steps) if (s.rows < 0).any()]
+        assert (small.rows >= 0).sum() == 1
+        sizes[small.bucket] = sizes.get(small.bucket, 0) + 1
+    assert set(sizes) == {0, 1, 2}
+    assert sizes[0] > sizes[2]
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 64, 1000])
 def test_every_epoch_visits_every_row_once(size: int) -> None:
     assigned = np.random.default_rng(0).integers(0, 3, size)

@@ -1,6 +1,7 @@
 """Named datasets: prepared once, whole or not at all, with a card that tells the truth."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from msa_jax.config import Data
 from msa_jax.data import builders, card, dataset, prepare
 from msa_jax.errors import UserError
 from msa_jax.tasks import three_class
+from tests import pickle_files
 from tests.conftest import CHANNELS, features, tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -112,7 +114,8 @@ def test_the_command_prepares_what_training_takes(write_features: Write, tmp_pat
     command += ["--name=mine", f"--data_dir={tmp_path / 'data'}"]
     done = subprocess.run(command, cwd=ROOT, timeout=300, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert f"--config.data.name=mine --config.data.dir={tmp_path / 'data'}" in done.stdout
+    shown = f":mosi --workdir=DIR --config.data.name=mine --config.data.dir={tmp_path / 'data'}"
+    assert shown in done.stdout, "60 utterances are few"
     overrides = {"data.name": "mine", "data.dir": str(tmp_path / "data"), "training.epochs": 1}
     results = train.train_and_evaluate(tiny_config("early", "", **overrides), str(tmp_path / "run"))
     assert results["dataset"]["fingerprint"].startswith("utterances/mine/1.0.0@")
@@ -120,6 +123,58 @@ def test_the_command_prepares_what_training_takes(write_features: Write, tmp_pat
     done = subprocess.run(wrong, cwd=ROOT, timeout=300, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("error: cannot read nowhere")
+
+
+def test_other_splits_of_the_same_file_are_other_data(
+    write_features: Write, tmp_path: Path
+) -> None:
+    splits = features()["split"]
+    path = write_features(split_back=splits[::-1].copy())
+    root = str(tmp_path / "data")
+    first = prepare.prepare(path, "mine", root)
+    before = builders.fingerprint(first.builder)
+    again = prepare.prepare(path, "mine", root, split_column="split_back", overwrite=True)
+    assert builders.fingerprint(again.builder) != before
+    assert builders.open_prepared(before, root) is None
+    paths = {builders.identify(Data(path=path, split_column=c)) for c in ("split", "split_back")}
+    assert len(paths) == 2
+
+
+def test_a_split_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
+    content = pickle_files.multibench()
+    content["valid"]["text"][:] = 0
+    path = pickle_files.write(tmp_path / "mosei.pkl", content)
+    with pytest.raises(UserError, match=r"no utterance of the split valid is left .*: 3 no text\)"):
+        prepare.prepare(path, "mine", str(tmp_path / "data"))
+    assert not list((tmp_path / "data").rglob("*.array_record*"))
+
+
+def test_a_place_that_cannot_be_written_is_named(write_features: Write, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*file.*Choose another --data_dir"):
+        prepare.prepare(write_features(), "mine", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="not on this machine"):
+        prepare.prepare("gs://bucket/mosei.pkl", "mine", str(tmp_path / "data"))
+    assert str(builders.named_directory("mine", "gs://bucket/data")).startswith("gs://bucket/data/")
+
+
+@pytest.mark.slow
+def test_the_command_shown_trains_on_the_modalities_there_are(
+    write_features: Write, tmp_path: Path
+) -> None:
+    source = write_features(vision_ids=None, vision_table=None, vision_length=None)
+    command = [sys.executable, "scripts/prepare_data.py", f"--source={source}", "--name=two"]
+    command += [f"--data_dir={tmp_path / 'data'}"]
+    done = subprocess.run(
+        command, cwd=ROOT, timeout=300, capture_output=True, text=True, check=True
+    )
+    (shown,) = [line for line in done.stdout.splitlines() if line.startswith("  python -m")]
+    arguments = shlex.split(shown.replace("DIR ", f"{tmp_path / 'run'} "))
+    arguments[0] = sys.executable
+    few = ["--config.training.epochs=1", "--config.model.encoder.width=8"]
+    subprocess.run([*arguments, *few], cwd=ROOT, timeout=300, check=True, capture_output=True)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["modalities"] == ["audio", "text"]
 
 
 def test_an_utterance_in_two_splits_is_refused(

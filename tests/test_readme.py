@@ -5,9 +5,11 @@ import subprocess
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from msa_jax import models
+from msa_jax.data.sources import open_source
 from tests.conftest import random_batch
 
 ROOT = Path(__file__).parents[1]
@@ -58,3 +60,32 @@ def test_the_slurm_script_prints_what_it_would_run() -> None:
         r"python -m msa_jax.main --config=configs/late.py --workdir=a\ b"
     )
     assert subprocess.run(script[:1], env={"PATH": "/usr/bin:/bin"}, check=False).returncode == 2
+
+
+def test_the_files_of_your_own_it_shows_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    count = 6
+    arrays = {
+        "ids": np.array([f"a{i}" for i in range(count)]),
+        "scores": np.linspace(-3, 3, count),
+        "splits": np.array(["train"] * 4 + ["valid", "test"]),
+        "videos": np.array(["a"] * count),
+        "text": np.ones((count, 5, 3), np.float32),
+        "text_lengths": np.arange(count) % 5 + 1,
+        "audio": np.ones((count, 2), np.float32),
+        "ids_of_frames": np.zeros((count, 4), int),
+        "table": np.ones((7, 3), np.float32),
+        "vision_lengths": np.arange(count) % 5,
+    }
+    exec(compile(_block("python", "np.savez"), "README.md", "exec"), arrays)
+    source = open_source("mine.npz")
+    assert dict(source.channels) == {"audio": 2, "text": 3, "vision": 3}
+    assert len(list(source.utterances("train"))) == 4
+    Path("mine.csv").write_text(_block("csv", "text_0"))
+    table = open_source("mine.csv")
+    rows = list(table.utterances("train"))
+    assert [row.score for row in rows] == [1.5, -0.5]
+    assert [len(row.frames["audio"]) for row in rows] == [1, 0]
+    assert np.isnan(rows[1].frames["text"][0, 1])

@@ -1,5 +1,6 @@
 """Losses, optimiser, state and steps."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -59,6 +60,32 @@ def test_balanced_weights() -> None:
     batch = {"example_mask": jnp.ones(4, bool), "label": jnp.array([0, 0, 0, 2])}
     each = losses.example_weights(batch, weights)
     np.testing.assert_allclose(each, [1 / 6, 1 / 6, 1 / 6, 1 / 2], rtol=1e-6)
+
+
+def test_augmentation_is_drawn_for_each_seed_and_step() -> None:
+    model, sgd, batch = _model(), optax.sgd(0.0), random_batch()
+    state = _state(model, sgd)
+
+    def losses_of(augmentation: config.Augment, seed: int = 0) -> list[float]:
+        step = jax.jit(steps.make_train_step(model, sgd, OBJECTIVE, 1, augmentation))
+        after, found = dataclasses.replace(state, rng=jax.random.key(seed)), []
+        for _ in range(3):
+            after, found_now = step(after, batch)
+            found.append(float(found_now["loss"]))
+        return found
+
+    plain = losses_of(config.Augment())
+    assert len(set(plain)) == 1, "nothing else is random here"
+    for augmentation in (
+        config.Augment(noise=0.5),
+        config.Augment(frame_dropout=0.5),
+        config.Augment(modality_dropout=0.7),
+    ):
+        first = losses_of(augmentation)
+        assert first == losses_of(augmentation)
+        assert len(set(first)) == 3
+        assert first != losses_of(augmentation, seed=1)
+        assert first[0] != plain[0]
 
 
 @pytest.mark.parametrize("parts", [2, 3, 6])

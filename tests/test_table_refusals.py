@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from msa_jax.data.sources import columns, csv_rows, open_source
+from msa_jax.data.sources import csv_rows, limits, open_source
 from msa_jax.data.sources.tables import Tables
 from msa_jax.errors import UserError
 from tests.test_tables import CSV, NAN, read, write_parquet
@@ -192,7 +192,7 @@ def test_parquet_that_promises_too_much_is_refused(
     zeros = [[0.0] * 1000] * 3000
     path = write_parquet(tmp_path / "zeros.parquet", 3000, text=zeros)
     assert len(Tables(path).channels) == 1
-    monkeypatch.setattr(columns, "LARGE", 1 << 20)
+    monkeypatch.setattr(limits, "LARGE", 1 << 20)
     _refused(path, ["would unpack to", "200 times its size"])
 
 

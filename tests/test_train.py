@@ -303,6 +303,13 @@ def test_class_weights_do_not_change_what_is_logged(write_features: Write, tmp_p
     assert logged["train_accuracy"] == pytest.approx(shown["accuracy"])
 
 
+def test_scores_on_another_scale_are_refused(write_features: Write, tmp_path: Path) -> None:
+    small = features()["score"] / 10
+    with pytest.raises(UserError, match=r"all 60 .* are 'neutral'.*-0\.3 to 0\.3.*Scale"):
+        train.train_and_evaluate(tiny_config("text", write_features(score=small)), str(tmp_path))
+    assert not (tmp_path / "config.json").exists()
+
+
 def test_evaluation_on_other_data(write_features: Write, tmp_path: Path) -> None:
     config = tiny_config("text", write_features(), **{"task.kind": "regression"})
     train.train_and_evaluate(config, str(tmp_path / "run"))

@@ -38,7 +38,7 @@ def _die(folder: Path) -> None:
 
 def test_it_is_made_once_by_one_of_many(tmp_path: Path) -> None:
     folder = tmp_path / "parent" / "folder"
-    start = multiprocessing.get_context("fork")
+    start = multiprocessing.get_context("spawn")
     processes = [start.Process(target=_make, args=(folder,)) for _ in range(6)]
     for process in processes:
         process.start()
@@ -52,7 +52,7 @@ def test_it_is_made_once_by_one_of_many(tmp_path: Path) -> None:
 
 def test_a_killed_process_leaves_nothing_that_counts(tmp_path: Path) -> None:
     folder = tmp_path / "parent" / "folder"
-    process = multiprocessing.get_context("fork").Process(target=_die, args=(folder,))
+    process = multiprocessing.get_context("spawn").Process(target=_die, args=(folder,))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL

@@ -38,11 +38,12 @@ def measure(config: Any, batches: int = 200, repeats: int = 5) -> dict[str, Any]
     data = dataset.load(resolved.data)
     train, batch_size = data.splits["train"], resolved.training.batch_size
     described = system.build(resolved, train.scores)
-    assigned = dataset.assign(train, data.buckets)
+    buckets = data.buckets["train"]
+    assigned = dataset.assign(train, buckets)
     plan = order.TrainOrder(assigned, batch_size, resolved.seed)
     batches = min(batches, plan.steps_per_epoch)
     place = sharding.over_data(mesh)
-    made = (train, described.task, data.buckets, place)
+    made = (train, described.task, buckets, place)
     selections = [plan(step) for step in range(batches)]
     labels = described.task.labels(train.scores)
 
@@ -64,15 +65,15 @@ def measure(config: Any, batches: int = 200, repeats: int = 5) -> dict[str, Any]
     def read(selection: order.Selection) -> None:
         rows = np.maximum(selection.rows, 0)
         for modality, sequences in train.sequences.items():
-            length = data.buckets.lengths[selection.bucket][modality]
+            length = buckets.lengths[selection.bucket][modality]
             sequences.frames.read_padded(sequences.starts[rows], sequences.lengths[rows], length)
 
     def normalised(selection: order.Selection) -> None:
-        train.gather(selection.rows, data.buckets.lengths[selection.bucket])
+        train.gather(selection.rows, buckets.lengths[selection.bucket])
         pipeline.columns(train, labels, selection.rows)
 
     def host() -> None:
-        for _ in pipeline.batches(train, described.task, plan, data.buckets, first=0, last=batches):
+        for _ in pipeline.batches(train, described.task, plan, buckets, first=0, last=batches):
             pass
 
     host_stages = {
@@ -105,8 +106,7 @@ def measure(config: Any, batches: int = 200, repeats: int = 5) -> dict[str, Any]
         seconds = _alternate(runs, repeats)
     rates = {name: batches * batch_size / each for name, each in seconds.items()}
     computed = sum(
-        batch_size * sum(data.buckets.lengths[selection.bucket].values())
-        for selection in selections
+        batch_size * sum(buckets.lengths[selection.bucket].values()) for selection in selections
     )
     kept = sum(
         int(s.lengths[real(selection)].sum())
@@ -120,7 +120,7 @@ def measure(config: Any, batches: int = 200, repeats: int = 5) -> dict[str, Any]
         "dataset": data.schema.fingerprint,
         "batch_size": batch_size,
         "batches": batches,
-        "buckets": [dict(each) for each in data.buckets.lengths],
+        "buckets": [dict(each) for each in buckets.lengths],
         "stages": {name: rates[name] for name in stages},
         "shares": {name: each / spent[-1] for name, each in zip(host_stages, added, strict=True)},
         "training": {name: rates[f"train, {name}"] for name in sources},
@@ -146,10 +146,11 @@ def measure_stream(config: Any) -> dict[str, Any]:
     mesh = sharding.build_mesh(resolved.mesh)
     data = dataset.load(resolved.data)
     train = data.splits["train"]
-    assigned = dataset.assign(train, data.buckets)
+    buckets = data.buckets["train"]
+    assigned = dataset.assign(train, buckets)
     plan = order.TrainOrder(assigned, resolved.training.batch_size, resolved.seed)
     task = system.build(resolved).task
-    source = feed.build(train, task, data.buckets, sharding.over_data(mesh), how="stream")
+    source = feed.build(train, task, buckets, sharding.over_data(mesh), how="stream")
     start = time.perf_counter()
     _feed(source, plan, plan.steps_per_epoch)
     seconds = time.perf_counter() - start

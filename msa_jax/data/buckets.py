@@ -1,8 +1,7 @@
 """Groups of utterances of like length, so that little padding is computed.
 
-The size of an utterance is its frames, over all modalities, as a share of what the longest of each
-would have. A bucket holds the sizes between two bounds; its batches are padded, by modality, to the
-longest utterance in it. So there are as many shapes as buckets, whatever the modalities.
+A bucket holds the utterances that fit its lengths, by modality, and no smaller bucket's; its
+batches are padded to them. So there are as many shapes as buckets, whatever the modalities.
 """
 
 import dataclasses
@@ -15,26 +14,34 @@ _LEVELS = 64  # sizes are rounded up to this many levels to find the bounds
 
 @dataclasses.dataclass(frozen=True)
 class Buckets:
-    """Bounds of the buckets and the shapes of their batches.
+    """The shapes of batches.
 
     Attributes:
-      frames: of an utterance of size 1.
-      bounds: [K] greatest size of each bucket, rising; the last is 1.
-      lengths: K times `{modality: T}` that a batch of the bucket is padded to.
+      lengths: K times `{modality: T}` that a batch of the bucket is padded to, rising.
     """
 
-    frames: int
-    bounds: np.ndarray
     lengths: tuple[Mapping[str, int], ...]
 
     def assign(self, lengths: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The bucket [N] of utterances with `lengths` {modality: [N]}, of those `fit` has seen."""
-        sizes = sum(lengths.values()) / self.frames
-        return np.searchsorted(self.bounds, sizes)
+        """The bucket [N] of utterances with `lengths` {modality: [N]}; the last must hold them."""
+        rises = {m: np.array([each[m] for each in self.lengths]) for m in lengths}
+        return np.max([np.searchsorted(rises[m], each) for m, each in lengths.items()], axis=0)
+
+    def holding(self, lengths: Mapping[str, np.ndarray]) -> "Buckets":
+        """These buckets, the last made long enough for `lengths` {modality: [N]}."""
+        last = {
+            m: max(length, int(lengths[m].max(initial=0))) for m, length in self.lengths[-1].items()
+        }
+        return Buckets((*self.lengths[:-1], last))
 
 
 def fit(lengths: Mapping[str, np.ndarray], count: int) -> Buckets:
-    """At most `count` buckets with the fewest padded frames for `lengths` {modality: [N]}."""
+    """At most `count` buckets with few padded frames for `lengths` {modality: [N]}.
+
+    Sizes are frames over all modalities, as a share of what the longest of each would have. Bounds
+    on the size are chosen that leave the fewest frames when a bucket is padded, by modality, to the
+    longest utterance within its bounds.
+    """
     longest = {m: max(1, int(each.max(initial=0))) for m, each in lengths.items()}
     frames = sum(longest.values())
     levels = np.ceil(sum(lengths.values()) / frames * _LEVELS).astype(np.int64)
@@ -58,7 +65,5 @@ def fit(lengths: Mapping[str, np.ndarray], count: int) -> Buckets:
     for k in range(used, 1, -1):
         ends.insert(0, int(before[k][ends[0]]))
     return Buckets(
-        frames=frames,
-        bounds=np.array(ends) / _LEVELS,
-        lengths=tuple({m: int(reach[row, end]) for row, m in enumerate(lengths)} for end in ends),
+        tuple({m: int(reach[row, end]) for row, m in enumerate(lengths)} for end in ends)
     )

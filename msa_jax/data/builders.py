@@ -2,15 +2,17 @@
 
 A dataset is written beside its place and moved there at the end, so an interrupted preparation
 leaves nothing half-made and can be repeated. Its fingerprint names it and its content: the
-digest of its source is part of it, so a changed file is prepared anew.
+digest of its source and split is part of it, so a changed file is prepared anew.
 """
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,10 @@ from etils import epath
 
 from msa_jax.config import SYNTHETIC, Data
 from msa_jax.data import sources, synthetic, whole
-from msa_jax.data.schema import SPLITS, Utterance
+from msa_jax.data.schema import COLUMNS, SPLITS, Utterance
 from msa_jax.data.sources.contract import Report
 from msa_jax.errors import UserError, nearest
 
-_DIGITS = 12  # of a checksum, in names
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
 
 
@@ -47,6 +48,10 @@ class _UtteranceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
     def _origin(self) -> Mapping[str, Any]:
         """Where the utterances come from, once all have been read: JSON values."""
         raise AssertionError("each source says what it is")
+
+    def _report(self) -> Report:
+        """What the reader has noticed so far."""
+        return Report()
 
     def _info(self) -> tfds.core.DatasetInfo:
         columns = {
@@ -74,15 +79,17 @@ class _UtteranceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 
     def _split_generators(self, dl_manager: Any) -> Mapping[str, Any]:
         del dl_manager
-        seen: dict[str, str] = {}
+        splits, seen = self._splits(), dict[str, str]()
+        last = list(splits)[-1]
         return {
-            split: self._generate_examples(items, split, seen)
-            for split, items in self._splits().items()
+            split: self._generate_examples(items, split, seen, split == last)
+            for split, items in splits.items()
         }
 
     def _generate_examples(
-        self, utterances: Iterator[Utterance], split: str, seen: dict[str, str]
+        self, utterances: Iterator[Utterance], split: str, seen: dict[str, str], is_last: bool
     ) -> Iterator[tuple[int, Any]]:
+        row = -1
         for row, utterance in enumerate(utterances):
             other = seen.setdefault(utterance.id, split)
             if other != split:
@@ -97,7 +104,15 @@ class _UtteranceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
                 if field.name != "frames"
             }
             yield row, {**columns, **utterance.frames}
-        self.info.metadata.update(self._origin())  # TFDS saves it at the end, with the data
+        if row < 0:
+            reasons = Counter(dropped.reason for dropped in self._report().dropped)
+            shown = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
+            raise UserError(
+                f"{self.builder_config.name}: no utterance of the split {split} is left (dropped "
+                f"by now: {shown or 'none'}). Correct the source, or take the split out of it."
+            )
+        if is_last:
+            self.info.metadata.update(self._origin())  # TFDS saves it at the end, with the data
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -125,7 +140,7 @@ class SyntheticMosei(_UtteranceBuilder):
 
     def _origin(self) -> Mapping[str, Any]:
         name = self.builder_config.name
-        return {"format": self.name, "digest": name, "report": Report().to_json()}
+        return {"format": self.name, "digest": name, "report": self._report().to_json()}
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -164,15 +179,19 @@ class Utterances(_UtteranceBuilder):
     def _splits(self) -> Mapping[str, Iterator[Utterance]]:
         return {split: self._source.utterances(split) for split in self._source.splits}
 
+    def _report(self) -> Report:
+        return self._source.report
+
     def _origin(self) -> Mapping[str, Any]:
-        checksum = sources.checksum(self.builder_config.path)
+        config = self.builder_config
+        checksum = sources.checksum(config.path)
         return {
             "format": self._source.format,
-            "digest": checksum[:_DIGITS],
+            "digest": _digest(checksum, config.split_column),
             "checksum": checksum,
-            "file": Path(self.builder_config.path).name,
-            "split_column": self.builder_config.split_column,
-            "report": self._source.report.to_json(),
+            "file": Path(config.path).name,
+            "split_column": config.split_column,
+            "report": self._report().to_json(),
         }
 
 
@@ -217,10 +236,18 @@ def write(
         return Path(builder.data_dir)
 
     with _quiet():
-        if "://" in str(home):
-            generate(home)  # TFDS, too, writes all or nothing
-        else:
-            whole.make(Path(home) / name, generate, is_made)
+        try:
+            if "://" not in data_dir:
+                whole.make(Path(home) / name, generate, is_made)
+            else:  # there TFDS writes all or nothing, and replaces nothing
+                if replace and (home / name).exists():
+                    (home / name).rmtree()
+                generate(home)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {home / name}: {error.strerror or error}. Choose another --data_dir "
+                "(config.data.dir, or TFDS_DATA_DIR)."
+            ) from error
     prepared = open_prepared(name, data_dir)
     assert prepared is not None
     return prepared
@@ -260,6 +287,11 @@ def fingerprint(builder: tfds.core.DatasetBuilder) -> str:
     return name if digest in name else f"{name}@{digest}"
 
 
+def modalities(builder: tfds.core.DatasetBuilder) -> list[str]:
+    """The modalities of a prepared dataset, by name: TFDS keeps no order."""
+    return sorted(name for name in builder.info.features if name not in COLUMNS)
+
+
 def metadata(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
     """What `metadata.json` tells of a prepared dataset: its source and what was dropped."""
     file = epath.Path(builder.data_dir) / "metadata.json"
@@ -276,9 +308,9 @@ def check_name(name: str) -> None:
         )
 
 
-def named_directory(name: str, data_dir: str) -> Path:
+def named_directory(name: str, data_dir: str) -> epath.Path:
     """Where the dataset that `scripts/prepare_data.py` writes under `name` lives."""
-    return Path(_root(data_dir) / Utterances.name / name / str(Utterances.VERSION))
+    return _root(data_dir) / Utterances.name / name / str(Utterances.VERSION)
 
 
 def open_named(name: str, data_dir: str) -> tfds.core.DatasetBuilder | None:
@@ -313,11 +345,15 @@ def _named(data: Data) -> tfds.core.DatasetBuilder:
 def _source(data: Data) -> tuple[type[tfds.core.DatasetBuilder], tfds.core.BuilderConfig]:
     if data.path:
         stem = re.sub(r"[^A-Za-z0-9_]", "_", Path(data.path).stem)
-        name = f"{stem}-{sources.checksum(data.path)[:_DIGITS]}"
-        name += f"-{data.split_column}" if data.split_column != "split" else ""
+        name = f"{stem}-{_digest(sources.checksum(data.path), data.split_column)}"
         return Utterances, FileConfig(name=name, path=data.path, split_column=data.split_column)
     name = f"{data.size}-seed{data.seed}"
     return SyntheticMosei, SyntheticConfig(name=name, size=data.size, seed=data.seed)
+
+
+def _digest(checksum: str, split_column: str) -> str:
+    """Names what a dataset holds: the content of its source, and how that is split."""
+    return hashlib.sha256(f"{checksum} {split_column}".encode()).hexdigest()[:12]
 
 
 @contextlib.contextmanager

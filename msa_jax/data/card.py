@@ -8,10 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from msa_jax.data import builders, store
-from msa_jax.data.schema import COLUMNS
 from msa_jax.tasks import CLASS_NAMES, three_class
-
-_ROWS = 2048  # utterances that ranges are taken over at a time
 
 
 def build(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
@@ -25,7 +22,7 @@ def build(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
     """
     known = builders.metadata(builder)
     report = known.get("report", {})
-    modalities = [name for name in builder.info.features if name not in COLUMNS]
+    modalities = builders.modalities(builder)
     loaded = {
         name: store.load(builder, name, modalities, max_length=np.iinfo(np.int64).max)
         for name in store.available_splits(builder)
@@ -101,8 +98,7 @@ def _modality(split: store.Split, modality: str) -> dict[str, Any]:
     lengths = split.sequences[modality].lengths
     low = np.full(split.channels[modality], np.inf)
     high, total = -low, np.zeros(split.channels[modality])
-    for start in range(0, len(split), _ROWS):
-        frames = split.frames(modality, np.arange(start, min(start + _ROWS, len(split))))
+    for frames in split.parts(modality):
         if len(frames):
             low, high = np.minimum(low, frames.min(axis=0)), np.maximum(high, frames.max(axis=0))
             total += frames.sum(axis=0, dtype=np.float64)

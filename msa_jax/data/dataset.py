@@ -1,7 +1,7 @@
 """A whole prepared dataset, ready to train on, and what must travel with a checkpoint."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,6 @@ from msa_jax.data import buckets, builders, normalization, store
 from msa_jax.data.schema import FeatureSchema
 from msa_jax.errors import UserError
 
-_ROWS = 2048  # utterances that statistics are taken over at a time
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
@@ -22,14 +20,14 @@ class Dataset:
     Attributes:
       splits: train, valid and, where the data have one, test.
       normalization: fitted on the train split.
-      buckets: of lengths, of all splits.
+      buckets: of each split; fitted on train, the longest made to hold the others.
       schema: what a model trained on these data reads.
       summary: counts, lengths and repairs, for results.json.
     """
 
     splits: Mapping[str, store.Split]
     normalization: normalization.Normalization
-    buckets: buckets.Buckets
+    buckets: Mapping[str, buckets.Buckets]
     schema: FeatureSchema
     summary: Mapping[str, Any]
 
@@ -46,8 +44,8 @@ def load(data: Data) -> Dataset:
         if needed not in available:
             raise UserError(
                 f"{builders.fingerprint(builder)} has no utterance in split {needed!r}, only in "
-                f"{', '.join(available)}: training needs train and valid. "
-                "Choose the column with --config.data.split_column."
+                f"{', '.join(available)}: training needs train and valid. Prepare it with another "
+                "split_column."
             )
     splits = {
         split: store.load(builder, split, data.modalities, data.max_length) for split in available
@@ -55,6 +53,9 @@ def load(data: Data) -> Dataset:
     shared = store.videos_in_two_splits(splits)
     if shared:
         logging.warning("%s", store.videos_warning(shared))
+    for modality, counts in splits["train"].lengths.items():
+        if not counts.any():
+            logging.warning("%s is absent in all of train: a model learns nothing of it.", modality)
     fitted = normalization.NONE
     if data.normalize:
         fitted = _fit_normalization(splits["train"])
@@ -67,7 +68,8 @@ def load(data: Data) -> Dataset:
         channels=splits["train"].channels,
         lengths=lengths,
     )
-    grouped = fit_buckets(list(splits.values()), data.buckets)
+    fitted_buckets = fit_buckets(splits["train"], data.buckets)
+    grouped = {name: fitted_buckets.holding(split.lengths) for name, split in splits.items()}
     known = builders.metadata(builder)
     summary = {
         "fingerprint": schema.fingerprint,
@@ -78,7 +80,7 @@ def load(data: Data) -> Dataset:
         "videos_in_two_splits": {pair: len(videos) for pair, videos in shared.items()},
         "channels": dict(schema.channels),
         "lengths": dict(schema.lengths),
-        "buckets": [dict(each) for each in grouped.lengths],
+        "buckets": [dict(each) for each in fitted_buckets.lengths],
         "constant_columns": {m: int((s == 0).sum()) for m, s in fitted.scale.items()},
         "splits": {name: split.summary() for name, split in splits.items()},
     }
@@ -87,26 +89,18 @@ def load(data: Data) -> Dataset:
     )
 
 
-def fit_buckets(splits: Sequence[store.Split], count: int) -> buckets.Buckets:
-    """Buckets for the lengths of `splits`; see `buckets.fit`."""
-    modalities = splits[0].sequences
-    return buckets.fit(
-        {m: np.concatenate([split.sequences[m].lengths for split in splits]) for m in modalities},
-        count,
-    )
+def fit_buckets(split: store.Split, count: int) -> buckets.Buckets:
+    """Buckets for the lengths of `split`; see `buckets.fit`."""
+    return buckets.fit(split.lengths, count)
 
 
 def assign(split: store.Split, grouped: buckets.Buckets) -> np.ndarray:
     """The bucket [N] of each utterance of `split`."""
-    return grouped.assign({m: s.lengths for m, s in split.sequences.items()})
+    return grouped.assign(split.lengths)
 
 
 def _fit_normalization(train: store.Split) -> normalization.Normalization:
-    def parts(modality: str) -> Iterator[np.ndarray]:
-        for start in range(0, len(train), _ROWS):
-            yield train.frames(modality, np.arange(start, min(start + _ROWS, len(train))))
-
-    fitted = {m: normalization.fit(parts(m), train.channels[m]) for m in train.sequences}
+    fitted = {m: normalization.fit(train.parts(m), train.channels[m]) for m in train.sequences}
     return normalization.Normalization(
         mean={m: mean for m, (mean, _) in fitted.items()},
         scale={m: scale for m, (_, scale) in fitted.items()},

@@ -26,21 +26,19 @@ Batch = dict[str, jax.Array]
 # Of an order's batches `first` to `last` - 1.
 Feed = Callable[[Order, int, int], Iterator[Batch]]
 
-_RESIDENT_BYTES = 2 << 30
-_ROWS = 4096  # utterances a resident split is read by
+_RESIDENT_BYTES = 2 << 30  # of a split
+_AHEAD = 2
 
 
 def build(split: Split, task: Task, buckets: Buckets, sharding: NamedSharding, *, how: str) -> Feed:
-    """The feed that `config.data.feed` names: auto is resident where the frames fit in 2 GiB."""
+    """The feed that `config.data.feed` names: auto is resident where a split fits in 2 GiB."""
     if how == "auto":
         how = "resident" if split.size <= _RESIDENT_BYTES else "stream"
     return {"stream": stream, "resident": resident}[how](split, task, buckets, sharding)
 
 
-def stream(
-    split: Split, task: Task, buckets: Buckets, sharding: NamedSharding, ahead: int = 2
-) -> Feed:
-    """Reads, pads and moves batches `ahead` of their use, in bounded memory."""
+def stream(split: Split, task: Task, buckets: Buckets, sharding: NamedSharding) -> Feed:
+    """Reads, pads and moves batches ahead of their use, in bounded memory."""
 
     def put(batch: Mapping[str, np.ndarray]) -> Batch:
         return {
@@ -59,14 +57,12 @@ def stream(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        return _ahead(map(put, batches), ahead)
+        return _ahead(map(put, batches))
 
     return feed
 
 
-def resident(
-    split: Split, task: Task, buckets: Buckets, sharding: NamedSharding, ahead: int = 2
-) -> Feed:
+def resident(split: Split, task: Task, buckets: Buckets, sharding: NamedSharding) -> Feed:
     """Keeps the split on every device of the mesh and gathers batches there."""
     everywhere = NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
     labels = task.labels(split.scores)
@@ -89,18 +85,14 @@ def resident(
         return gather(held, selection.rows.astype(np.int32), lengths=shapes[selection.bucket])
 
     def feed(order: Order, first: int, last: int) -> Iterator[Batch]:
-        return _ahead(map(functools.partial(batch, order), range(first, last)), ahead)
+        return _ahead(map(functools.partial(batch, order), range(first, last)))
 
     return feed
 
 
 def _all_frames(split: Split, modality: str) -> np.ndarray:
     """All frames [F, C] of a split; one of zeros where there is none, so that rows can be taken."""
-    starts = range(0, len(split), _ROWS)
-    parts = [
-        split.frames(modality, np.arange(start, min(start + _ROWS, len(split)))) for start in starts
-    ]
-    whole = np.concatenate(parts)
+    whole = np.concatenate(list(split.parts(modality)))
     return whole if len(whole) else np.zeros((1, whole.shape[1]), np.float32)
 
 
@@ -122,9 +114,9 @@ def _gather(held: Any, rows: jax.Array, lengths: tuple[tuple[str, int], ...]) ->
     return batch
 
 
-def _ahead(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
-    """Yields `batches`, of which `count` are always under way."""
-    queue = collections.deque(itertools.islice(batches, count))
+def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Yields `batches`, of which some are always under way."""
+    queue = collections.deque(itertools.islice(batches, _AHEAD))
     while queue:
         yield queue.popleft()
         queue.extend(itertools.islice(batches, 1))

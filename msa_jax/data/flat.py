@@ -3,7 +3,7 @@
 Reading an utterance from a flat file takes one positioned read and no decoding: many times as fast
 as decoding its record, and the memory used does not depend on the size of the dataset. The files
 are written once, beside the prepared dataset, where they are missing: at once or not at all. What
-is not finite is repaired on the way, and counted, before anything sees it.
+is not finite, or absurd, becomes 0 on the way, and is counted, before anything sees it.
 """
 
 import errno
@@ -22,11 +22,11 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from msa_jax.data import whole
-from msa_jax.data.builders import fingerprint
-from msa_jax.data.schema import COLUMNS
+from msa_jax.data.builders import fingerprint, modalities
 from msa_jax.errors import UserError
 
 _VERSION = 1  # of the layout
+LARGEST = 1e20  # so that no scaling overflows float32
 
 
 class Frames:
@@ -105,11 +105,7 @@ def _homes(builder: tfds.core.DatasetBuilder) -> list[Path]:
 
 
 def _write(builder: tfds.core.DatasetBuilder, split: str, folder: Path) -> Path:
-    channels = {
-        name: int(feature.shape[-1])
-        for name, feature in builder.info.features.items()
-        if name not in COLUMNS
-    }
+    channels = {m: int(builder.info.features[m].shape[-1]) for m in modalities(builder)}
     index = _write_frames(builder, split, folder, channels)
     (folder / "index.json").write_text(json.dumps(index))
     return folder
@@ -132,7 +128,7 @@ def _write_frames(
                 columns[name].append(example[name].decode())
             for m, file in files.items():
                 frames = np.ascontiguousarray(example[m], np.float32)
-                broken = ~np.isfinite(frames)
+                broken = ~(np.abs(frames) <= LARGEST)
                 if broken.any():
                     repaired[m] += broken.sum(axis=0)
                     frames = np.where(broken, np.float32(0), frames)

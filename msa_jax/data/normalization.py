@@ -40,6 +40,7 @@ class Normalization:
 
 
 NONE = Normalization({}, {})
+_LEAST = 1e-17  # no value, at most 1e20 (`flat.LARGEST`), overflows float32 when it is scaled
 
 
 def fit(parts: Iterable[np.ndarray], channels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -62,5 +63,5 @@ def fit(parts: Iterable[np.ndarray], channels: int) -> tuple[np.ndarray, np.ndar
         count = total
     deviation = np.sqrt(squares / max(count, 1))
     # Relative to the mean, where float32 rounds: a column of small numbers is not constant.
-    constant = deviation <= 1e-6 * np.abs(mean)
+    constant = deviation <= np.maximum(1e-6 * np.abs(mean), _LEAST)
     return mean, np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation))

@@ -24,13 +24,16 @@ class Selection:
 
 Order = Callable[[int], Selection]
 
+_FILLER = -1
+
 
 class TrainOrder:
     """The batches of training, by step.
 
     An epoch visits every row once, in batches of like length: rows are shuffled, sorted by bucket
     (so that within a bucket they stay shuffled), cut into batches, and the batches shuffled. One
-    batch of an epoch may be filled up. A batch at a border between buckets takes the longer.
+    batch of an epoch, drawn at random, may be smaller: it is filled up. A batch at a border between
+    buckets takes the longer.
     """
 
     def __init__(self, buckets: np.ndarray, batch_size: int, seed: int) -> None:
@@ -50,7 +53,12 @@ class TrainOrder:
         generator = np.random.Generator(np.random.Philox(key=key))
         shuffled = generator.permutation(len(self._buckets))
         ordered = shuffled[np.argsort(self._buckets[shuffled], kind="stable")]
-        return generator.permutation(_batches(ordered, self._batch_size))
+        last = len(ordered) % self._batch_size
+        if last:
+            # At the end, the few rows with the most say would always be of the longest.
+            place = generator.integers(self.steps_per_epoch) * self._batch_size + last
+            ordered = np.insert(ordered, place, [_FILLER] * (self._batch_size - last))
+        return generator.permutation(ordered.reshape(-1, self._batch_size))
 
 
 class EvalOrder:
@@ -59,7 +67,9 @@ class EvalOrder:
     def __init__(self, buckets: np.ndarray, batch_size: int) -> None:
         """Takes the bucket [N] of every row."""
         self._buckets = buckets
-        self.rows = _batches(np.argsort(buckets, kind="stable"), batch_size)
+        ordered = np.argsort(buckets, kind="stable")
+        filled = np.pad(ordered, (0, -len(ordered) % batch_size), constant_values=_FILLER)
+        self.rows = filled.reshape(-1, batch_size)
 
     def __call__(self, index: int) -> Selection:
         """The batch at `index`."""
@@ -67,11 +77,6 @@ class EvalOrder:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-
-def _batches(rows: np.ndarray, batch_size: int) -> np.ndarray:
-    """[N] to [ceil(N / B), B], filled up with -1."""
-    return np.pad(rows, (0, -len(rows) % batch_size), constant_values=-1).reshape(-1, batch_size)
 
 
 def _selection(rows: np.ndarray, buckets: np.ndarray) -> Selection:

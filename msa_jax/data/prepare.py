@@ -1,10 +1,10 @@
 """Prepares a dataset under a name of its own, with a card."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
+from etils import epath
 
 from msa_jax.data import builders, card, sources
 from msa_jax.errors import UserError
@@ -24,7 +24,7 @@ class Prepared:
 
     builder: tfds.core.DatasetBuilder
     card: dict[str, Any]
-    directory: Path
+    directory: epath.Path
     was_there: bool
 
 
@@ -52,7 +52,9 @@ def prepare(
     def there() -> tfds.core.DatasetBuilder | None:
         """The dataset, if it has the content that is wanted."""
         builder = builders.open_named(name, data_dir)
-        known = builders.metadata(builder) if builder else wanted
+        if builder is None:
+            return None
+        known = builders.metadata(builder)
         if wanted.items() <= known.items():
             return builder
         if overwrite:
@@ -71,6 +73,7 @@ def prepare(
     if builder is None:
         raise UserError(f"{source} has changed while it was read: run again.")
     page = card.build(builder)
-    write_json(directory / "card.json", page)
-    write_text(directory / "card.md", card.markdown(page))
+    if before is None or not (directory / "card.md").exists():
+        write_json(directory / "card.json", page)
+        write_text(directory / "card.md", card.markdown(page))
     return Prepared(builder=builder, card=page, directory=directory, was_there=before is not None)

@@ -49,7 +49,7 @@ class FeatureSchema:
     Attributes:
       fingerprint: names the prepared dataset and changes with its content.
       channels: `{modality: C}`, in the order in which modalities are joined.
-      lengths: `{modality: T}`, the frames that batches are padded to.
+      lengths: `{modality: T}`, the frames of the longest utterance.
     """
 
     fingerprint: str

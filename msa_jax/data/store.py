@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from msa_jax.data.builders import fingerprint
 from msa_jax.data.normalization import NONE, Normalization
 from msa_jax.data.schema import SPLITS, mask_key
 from msa_jax.errors import UserError, nearest
+
+_PART_BYTES = 32 << 20  # read at a time, but for one utterance that is longer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,11 @@ class Split:
         return {m: max(1, int(s.lengths.max(initial=0))) for m, s in self.sequences.items()}
 
     @property
+    def lengths(self) -> dict[str, np.ndarray]:
+        """Frames of each utterance, `{modality: [N]}`."""
+        return {m: s.lengths for m, s in self.sequences.items()}
+
+    @property
     def channels(self) -> dict[str, int]:
         """`{modality: C}`."""
         return {m: s.frames.channels for m, s in self.sequences.items()}
@@ -79,6 +86,14 @@ class Split:
         frames = sequences.frames.read(sequences.starts[rows], sequences.lengths[rows])
         self.normalization.apply(modality, frames)
         return frames
+
+    def parts(self, modality: str) -> Iterator[np.ndarray]:
+        """All frames in order, normalised, some megabytes at a time: [F, C] float32."""
+        sequences = self.sequences[modality]
+        ends = np.cumsum(sequences.lengths)
+        part = (ends - 1) // max(1, _PART_BYTES // (4 * sequences.frames.channels))
+        for rows in np.split(np.arange(len(self)), np.flatnonzero(np.diff(part)) + 1):
+            yield self.frames(modality, rows)
 
     def gather(self, rows: np.ndarray, lengths: Mapping[str, int]) -> dict[str, np.ndarray]:
         """Frames and masks of `rows` [B], padded with zeros at the end to `lengths`.
@@ -150,14 +165,20 @@ def load(
             )
     sequences = {}
     for modality in modalities:
-        whole = np.load(folder / f"{modality}.lengths.npy")
-        kept = np.minimum(whole, max_length)
+        written = np.load(folder / f"{modality}.lengths.npy")
+        kept = np.minimum(written, max_length)
+        frames = flat.Frames(folder / f"{modality}.f32", index["channels"][modality])
+        if len(frames) != written.sum():
+            raise UserError(
+                f"{folder} is damaged ({modality} has {len(frames)} frames, {written.sum()} were "
+                "written): remove it, and it is written anew."
+            )
         sequences[modality] = Sequences(
-            frames=flat.Frames(folder / f"{modality}.f32", index["channels"][modality]),
-            starts=np.cumsum(whole) - whole,
+            frames=frames,
+            starts=np.cumsum(written) - written,
             lengths=kept,
             repaired=np.asarray(index["repaired"][modality]),
-            cut=int((whole - kept).sum()),
+            cut=int((written - kept).sum()),
         )
     return Split(
         fingerprint=fingerprint(builder),

@@ -9,15 +9,16 @@ from msa_jax.data.schema import RESERVED, SCORE_RANGE, SPLITS
 from msa_jax.errors import UserError, nearest
 
 LARGEST_SEGMENT = 2**31 - 1  # segments are stored as int32
-# A file may unpack to anything below `LARGE` bytes; beyond that, to so many times its size. Padded
-# features shrink up to some ten times, zeros a thousand times.
-LARGE = 1 << 30
-LARGEST_RATIO = 200
 _MODALITY = re.compile(r"[A-Za-z0-9_-]+")
 _NUMBERED = re.compile(r"(.+)_([0-9]+)")
 
 # Names a row for a person: its id, and its line where there are lines.
 Name = Callable[[int], str]
+
+
+def is_taken(modality: str) -> bool:
+    """Whether a name already means something else."""
+    return modality in RESERVED or modality.endswith("_mask")
 
 
 def check_modality(path: str, modality: str) -> None:
@@ -27,7 +28,7 @@ def check_modality(path: str, modality: str) -> None:
       UserError: if it already means something else, or holds anything but letters, digits, `_`
         and `-`.
     """
-    if modality in RESERVED or modality.endswith("_mask"):
+    if is_taken(modality):
         raise UserError(
             f"{path}: {modality!r} cannot name a modality, it already means something else. "
             "Rename it."
@@ -69,6 +70,11 @@ def numbered(path: str, names: Sequence[str]) -> dict[str, int]:
     return {modality: len(numbers[modality]) for modality in sorted(numbers)}
 
 
+def numbered_names(modality: str, channels: int) -> list[str]:
+    """The names of a modality's columns, one a channel."""
+    return [f"{modality}_{channel}" for channel in range(channels)]
+
+
 def note_unread(names: Sequence[str]) -> list[str]:
     """What a report says of columns that are nobody's; nothing where there are none."""
     if not names:
@@ -77,9 +83,22 @@ def note_unread(names: Sequence[str]) -> list[str]:
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:
-    """The first of some names, cut where they are too long for a message."""
-    shown = ", ".join(name[:100] for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+    """The first `most` of some names, cut where they are too long for a message."""
+    return ", ".join(name[:100] for name in names[:most]) + _more(len(names) - most)
+
+
+def listed_rows(rows: np.ndarray, name: Name, most: int = 3) -> str:
+    """The names of the first rows [n]; of the others, which may be a billion, none is made."""
+    return ", ".join(map(name, rows[:most].tolist())) + _more(len(rows) - most)
+
+
+def _more(number: int) -> str:
+    return f" and {number} more" if number > 0 else ""
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with its noun, `1 video` or `2 videos`."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def check_scores(path: str, scores: np.ndarray, name: Name) -> None:
@@ -91,7 +110,7 @@ def check_scores(path: str, scores: np.ndarray, name: Name) -> None:
     low, high = SCORE_RANGE
     outside = ~((scores >= low) & (scores <= high))
     if outside.any():
-        shown = ", ".join(f"{scores[row]} for {name(row)}" for row in np.flatnonzero(outside)[:3])
+        shown = listed_rows(np.flatnonzero(outside), lambda row: f"{scores[row]} for {name(row)}")
         raise UserError(
             f"{path}: {outside.sum()} of {len(scores)} scores are outside [{low:g}, {high:g}] or "
             f"not a number: {shown}. Correct or drop these rows."
@@ -127,7 +146,8 @@ def check_unique(path: str, ids: Sequence[str], name: Name) -> None:
             again.setdefault(own, row)
     if again:
         own, row = next(iter(again.items()))
+        count = counted(len(again), "id occurs", "ids occur")
         raise UserError(
-            f"{path}: {len(again)} ids occur more than once, for example {name(seen[own])} and "
-            f"again {name(row)}. Every utterance needs its own id."
+            f"{path}: {count} more than once, for example {name(seen[own])} and again {name(row)}. "
+            "Every utterance needs its own id."
         )

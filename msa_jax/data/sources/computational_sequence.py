@@ -21,13 +21,12 @@ from typing import Any
 import h5py
 import numpy as np
 
+from msa_jax.data.sources.limits import LARGE, LARGEST_RATIO
 from msa_jax.errors import UserError
 
-# A video may take 1 GiB once unpacked: nearly ten hours of COVAREP. Beyond 64 MiB no dataset may be
-# more than 200 times as large as what is stored, or a small file could fill the memory.
-MAX_BYTES = 2**30
+# A video may take `LARGE` bytes once unpacked: nearly ten hours of COVAREP. Beyond these 64 MiB no
+# dataset may be more than `LARGEST_RATIO` times what is stored: a small file could fill the memory.
 FREE_BYTES = 2**26
-MAX_RATIO = 200
 # A byte of gzip unpacks to no more than this, whatever the dataset claims.
 GZIP_RATIO = 1032
 FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
@@ -174,10 +173,10 @@ class ComputationalSequence:
         self._entries.setdefault(video, []).append(entry)
         self.variable |= features.dtype.kind == "O"
         self.rows[video] = self.rows.get(video, 0) + len(features)
-        if self.rows[video] * self.channels * 4 > MAX_BYTES:
+        if self.rows[video] * self.channels * 4 > LARGE:
             raise self._error(
                 f"{video!r} has {self.rows[video]:,} rows in {len(self._entries[video])} parts: "
-                f"expected at most {MAX_BYTES:,} bytes of float32 a video. Cut the video."
+                f"expected at most {LARGE:,} bytes of float32 a video. Cut the video."
             )
 
     def _read(self, data: h5py.Group, entry: str) -> Rows:
@@ -262,16 +261,16 @@ class ComputationalSequence:
         # Numbers become float32, whatever they are stored as.
         held = size * max(4, dataset.dtype.itemsize)
         stored = min(dataset.id.get_storage_size(), self.path.stat().st_size)
-        if held > MAX_BYTES or held > max(FREE_BYTES, MAX_RATIO * stored):
+        if held > LARGE or held > max(FREE_BYTES, LARGEST_RATIO * stored):
             raise self._error(
                 f"claims {held:,} bytes for {dataset.name!r}, of which {stored:,} are stored: "
-                f"expected at most {MAX_BYTES:,}, and {MAX_RATIO} times what is stored. Download "
+                f"expected at most {LARGE:,}, and {LARGEST_RATIO} times what is stored. Download "
                 "the file again, or cut the video."
             )
         return dataset
 
     def _unpack(self, dataset: h5py.Dataset) -> None:
-        """Unpacks large chunks bit by bit, to see that they unpack to no more than MAX_BYTES.
+        """Unpacks large chunks bit by bit, to see that they unpack to no more than LARGE.
 
         libhdf5 makes room for all that a chunk unpacks to, whatever the dataset claims: 3 MB for
         3 GB of zeros.
@@ -281,16 +280,16 @@ class ComputationalSequence:
         chunks: list[Any] = []
         dataset.id.chunk_iter(chunks.append)
         for chunk in chunks:
-            if chunk.size * GZIP_RATIO <= MAX_BYTES:
+            if chunk.size * GZIP_RATIO <= LARGE:
                 continue
             _, packed = dataset.id.read_direct_chunk(chunk.chunk_offset)
             unpacker, unpacked = zlib.decompressobj(), 0
-            while packed and unpacked <= MAX_BYTES:
+            while packed and unpacked <= LARGE:
                 unpacked += len(unpacker.decompress(packed, FREE_BYTES))
                 packed = unpacker.unconsumed_tail
-            if unpacked > MAX_BYTES:
+            if unpacked > LARGE:
                 raise self._error(
-                    f"unpacks to more than {MAX_BYTES:,} bytes in {dataset.name!r}, which claims "
+                    f"unpacks to more than {LARGE:,} bytes in {dataset.name!r}, which claims "
                     f"to hold {dataset.shape}. The file is damaged: download it again."
                 )
 

@@ -10,17 +10,18 @@ steps that all modalities are aligned to; `alignment` says how, and where the SD
 import collections
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from msa_jax.data.schema import RESERVED, SCORE_RANGE, SPLITS, Utterance
-from msa_jax.data.sources import alignment
+from msa_jax.data.schema import SCORE_RANGE, SPLITS, Utterance
+from msa_jax.data.sources import alignment, columns
+from msa_jax.data.sources import scores as raw
 from msa_jax.data.sources.computational_sequence import ComputationalSequence, Rows, open_sequence
-from msa_jax.data.sources.contract import Dropped, Report
+from msa_jax.data.sources.contract import Dropped, Report, Source
 from msa_jax.data.sources.folds import load_folds
-from msa_jax.errors import UserError, nearest
+from msa_jax.errors import UserError
 
 # Why an utterance is left out.
 NO_FOLD = "its video is in no fold"
@@ -57,34 +58,24 @@ _RULES = (
 _Readers = Mapping[str, Callable[[str], Rows]]
 
 
-class CsdFolder:
+class CsdFolder(Source):
     """A checked folder of computational sequences, read video by video.
 
-    Attributes:
-      format: "csd".
-      channels: `{modality: C}`, by name.
-      splits: those that any labelled video is in.
-      report: what was found; its counts are complete once every split has been read.
+    See `Source` for its attributes; its splits are those that any labelled video is in.
     """
 
-    format: str = "csd"
-    channels: Mapping[str, int]
-    splits: Sequence[str]
-    report: Report
+    format = "csd"
 
-    def __init__(self, path: str, fold: str = "standard") -> None:
+    def __init__(self, path: str) -> None:
         """Checks the structure of every file.
 
         Args:
           path: the folder. Its own `folds.json` comes before the standard folds.
-          fold: "standard".
 
         Raises:
           UserError: if files are missing, damaged, unsafe or unknown, two play one role, or no
             labelled video is in any fold.
         """
-        if fold != "standard":
-            raise UserError(f"unknown fold {fold!r}. {nearest(fold, ['standard'])}")
         self.path = path
         self._sequences = _sequences(Path(path))
         phones = self._sequences.pop("phones", None)
@@ -129,8 +120,8 @@ class CsdFolder:
         that is absent, [0, C].
 
         Raises:
-          UserError: if a file is damaged, or holds an interval or a word that cannot be read; the
-            message names the file and the video.
+          UserError: if a file is damaged, or holds an interval or a word that cannot be read or a
+            score of another scale; the message names the file and the video.
         """
         with contextlib.ExitStack() as stack:
             readers = {
@@ -146,6 +137,7 @@ class CsdFolder:
         order = alignment.in_time_order(intervals)
         intervals, scores = intervals[order], labels[order, 0]
         ids = [f"{video}[{k}]" for k in range(len(scores))]
+        self._check_scores(scores, ids)
         if video not in self._sequences[self._pivot].rows:
             self.report.dropped += [Dropped(name, split, NO_WORDS) for name in ids]
             return
@@ -164,17 +156,19 @@ class CsdFolder:
         kept = [k for k, why in enumerate(reasons) if not why]
         if not kept:
             return
+        clipped, rows = raw.clip(scores[kept])
+        self._clipped += [f"{scores[kept[row]]:.4g} of {ids[kept[row]]}" for row in rows]
         used = np.unique(np.concatenate([members[k] for k in kept]))
         self._counts["words"] += len(used)
         steps = {name: self._steps(name, video, words, used, readers) for name in self.channels}
-        for k in kept:
+        for k, score in zip(kept, clipped, strict=True):
             yield Utterance(
                 id=ids[k],
                 frames={
                     name: frames[members[k]] if len(frames) else frames
                     for name, frames in steps.items()
                 },
-                score=self._clip(float(scores[k]), ids[k]),
+                score=float(score),
                 video_id=video,
                 segment=k + 1,
                 start=float(intervals[k, 0]),
@@ -214,11 +208,16 @@ class CsdFolder:
         self._counts["reversed"] += int((intervals[:, 1] < intervals[:, 0]).sum())
         return alignment.spans(intervals)
 
-    def _clip(self, score: float, name: str) -> float:
-        low, high = SCORE_RANGE
-        if not low <= score <= high:
-            self._clipped.append(f"{score:.4g} of {name}")
-        return min(max(score, low), high)
+    def _check_scores(self, scores: np.ndarray, ids: list[str]) -> None:
+        wrong = raw.wrong(scores)
+        wrong = wrong[np.isfinite(scores[wrong])]  # the others are dropped
+        if len(wrong):
+            low, high = SCORE_RANGE
+            shown = columns.listed_rows(wrong, lambda row: f"{scores[row]:.4g} for {ids[row]!r}")
+            raise UserError(
+                f"{self._sequences['labels'].path}: scores are outside [{low:g}, {high:g}]: "
+                f"{shown}. Expected sentiment on that scale; correct or remove these rows."
+            )
 
     def _check_roles(self, modalities: list[str]) -> None:
         found = ", ".join(f"{s.path.name} ({name})" for name, s in sorted(self._sequences.items()))
@@ -256,10 +255,12 @@ class CsdFolder:
         if phones is not None:
             notes.append(f"{phones.path.name} holds phones and was not read.")
         if unlabelled := sorted(others - set(labelled)):
-            notes.append(f"{len(unlabelled)} videos have no labels: {_first(unlabelled)}.")
+            count = columns.counted(len(unlabelled), "video has", "videos have")
+            notes.append(f"{count} no labels: {columns.listed(unlabelled, 3)}.")
         if self.report.dropped:
             videos = sorted({entry.id.split("[")[0] for entry in self.report.dropped})
-            notes.append(f"{len(videos)} labelled videos are in no fold: {_first(videos)}.")
+            count = columns.counted(len(videos), "labelled video is", "labelled videos are")
+            notes.append(f"{count} in no fold: {columns.listed(videos, 3)}.")
         return notes
 
     def _write_notes(self) -> None:
@@ -279,13 +280,10 @@ class CsdFolder:
             if values := counts[f"{name} non-finite"]:
                 notes.append(f"{name}: {values} non-finite values were left out of the means.")
             if videos := self._absent[name]:
-                notes.append(f"{name} is absent in {len(videos)} videos: {_first(videos)}.")
+                count = columns.counted(len(videos), "video")
+                notes.append(f"{name} is absent in {count}: {columns.listed(videos, 3)}.")
         if self._clipped:
-            low, high = SCORE_RANGE
-            notes.append(
-                f"{len(self._clipped)} scores were clipped to [{low:g}, {high:g}]: "
-                f"{_first(self._clipped)}."
-            )
+            notes.append(raw.note(len(self._clipped), columns.listed(self._clipped, 3)))
         self.report.notes = notes
 
 
@@ -300,7 +298,7 @@ def _sequences(folder: Path) -> dict[str, ComputationalSequence]:
         )
     except OSError as error:
         raise UserError(
-            f"cannot read the folder {folder}: {error.strerror or error}. Check config.data.path."
+            f"cannot read the folder {folder}: {error.strerror or error}. Check the path."
         ) from error
     if not paths:
         raise UserError(f"{folder} holds no .csd file: expected those of the CMU-MultimodalSDK.")
@@ -341,13 +339,9 @@ def _role(sequence: ComputationalSequence) -> str:
         return "phones" if role == "phones" else "words"
     role = role if role not in ("", "phones") else _ROLE_BY_CHANNELS.get(sequence.channels, "")
     role = role or re.sub(r"\W", "_", root, flags=re.ASCII)
-    if role in (*RESERVED, *_NO_MODALITY) or role.endswith("_mask") or not role.isidentifier():
+    if columns.is_taken(role) or role in _NO_MODALITY or not role.isidentifier():
         raise UserError(
             f"{sequence.path}: its root {sequence.root!r} cannot name a modality. Rename the "
             "group, or move the file out of the folder."
         )
     return role
-
-
-def _first(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -51,7 +51,7 @@ class CsvRows:
             )
         self.channels = columns.numbered(path, self.names)
         self.features = frozenset(
-            f"{m}_{c}" for m, size in self.channels.items() for c in range(size)
+            name for m, size in self.channels.items() for name in columns.numbered_names(m, size)
         )
 
     def place(self, line: int) -> str:
@@ -65,7 +65,7 @@ class CsvRows:
         position = {name: index for index, name in enumerate(self.names)}
         wanted = {name: position[name] for name in names}
         features = {
-            m: [position[f"{m}_{channel}"] for channel in range(self.channels[m])]
+            m: [position[name] for name in columns.numbered_names(m, self.channels[m])]
             for m in modalities
         }
         records = self._records()

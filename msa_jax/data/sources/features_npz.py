@@ -157,7 +157,7 @@ class FeaturesFile(Source):
         found = str(lengths.dtype)
         if lengths.dtype.kind in "iu":
             bad = (lengths < 0) | (lengths > steps)
-            found = f"others in {_first(self._ids, bad)}"
+            found = f"others in {self._first(bad)}"
             if not bad.any():
                 return
         raise UserError(
@@ -215,7 +215,7 @@ class FeaturesFile(Source):
         if wrong.any():
             raise UserError(
                 f"{self.path}: segment must be in [0, {columns.LARGEST_SEGMENT}]; found others in "
-                f"{_first(self._ids, wrong)}."
+                f"{self._first(wrong)}."
             )
         # Where unknown, an utterance is its own video.
         optional["video_id"] = np.where(optional["video_id"] == "", self._ids, optional["video_id"])
@@ -244,6 +244,6 @@ class FeaturesFile(Source):
     def _name(self, row: int) -> str:
         return repr(str(self._ids[row])[:100])
 
-
-def _first(ids: np.ndarray, where: np.ndarray, most: int = 3) -> str:
-    return ", ".join(repr(str(i)) for i in ids[where][:most])
+    def _first(self, rows: np.ndarray) -> str:
+        """The first of the rows [N] bool, by their ids."""
+        return columns.listed_rows(np.flatnonzero(rows), self._name)

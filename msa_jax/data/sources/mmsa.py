@@ -15,17 +15,14 @@ left out that were not zeros are counted. (MMSA takes the first frame that sums 
 data/getLengths.py, and its aligned frames come from others.)
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from msa_jax.data.schema import Utterance
-from msa_jax.data.sources import padded, pickles
-from msa_jax.data.sources.contract import Report
-from msa_jax.errors import UserError
+from msa_jax.data.sources import columns, padded
+from msa_jax.data.sources.opening import checksum
 
 # SHA-256 of the feature files, from MMSA's README.
 PUBLISHED = {
@@ -40,50 +37,24 @@ _OWN_KEYS = {"regression_labels", "classification_labels", "text_bert", "raw_tex
 
 def matches(content: Any) -> bool:
     """Whether the content of a pickle is of this layout, complete or not."""
-    if not isinstance(content, dict):
-        return False
-    splits = (content.get(name) for name in ("train", "valid", "dev", "test"))
-    return any(
-        isinstance(split, dict) and _OWN_KEYS & set(split) and "labels" not in split
-        for split in splits
-    )
+    return any(_OWN_KEYS & found and "labels" not in found for found in padded.keys(content))
 
 
-class MmsaPickle:
-    """A checked file; arrays stay memory-mapped where the pickle allows.
+class MmsaPickle(padded.PaddedPickle):
+    """A checked file; see `Source` for its attributes.
 
     Ids are kept as written. The clip's number in its video becomes `segment`, counted from 1 (see
     `padded.clips`).
-
-    Attributes:
-      format: "mmsa".
-      channels: `{modality: C}` of text, audio and vision.
-      splits: those that the file has, in the order train, valid, test.
-      report: fills while `utterances` is read.
     """
 
     format = "mmsa"
 
-    def __init__(self, path: str, content: Any = None) -> None:
-        """Checks the structure.
-
-        Args:
-          path: the file.
-          content: what `pickles.load` made of it, to spare reading it twice.
-
-        Raises:
-          UserError: if it cannot be read, or an array is missing, misshapen or out of range; the
-            message names the split and the key.
-        """
-        self.path = path
-        self.report = Report()
-        tables = padded.tables(path, pickles.load(path) if content is None else content)
-        self._arrays = padded.modalities(tables)
+    def _check(self, found: Mapping[str, padded.Table]) -> None:
         self._ids: dict[str, list[str]] = {}
         self._scores: dict[str, np.ndarray] = {}
         self._transcripts: dict[str, list[str]] = {}
         self._lengths: dict[str, dict[str, np.ndarray]] = {}
-        for split, table in tables.items():
+        for split, table in found.items():
             count = len(self._arrays[split]["text"])
             self._ids[split] = [name for name, _ in table.names("id", count)]
             self._scores[split] = table.scores("regression_labels", self._ids[split], self.report)
@@ -93,11 +64,6 @@ class MmsaPickle:
         names = list(dict.fromkeys(name for ids in self._ids.values() for name in ids))
         self._clips = dict(zip(names, padded.clips(names), strict=True))
         self._left = self._padded_left()
-        self.splits: Sequence[str] = tuple(tables)
-        self.channels: Mapping[str, int] = {
-            modality: int(array.shape[2])
-            for modality, array in self._arrays[self.splits[0]].items()
-        }
 
     def utterances(self, split: str) -> Iterator[Utterance]:
         """The utterances of a split, in the file's order.
@@ -128,12 +94,7 @@ class MmsaPickle:
                 segment=segment,
                 transcript=self._transcripts[split][row] if split in self._transcripts else "",
             )
-        self.report.notes += [
-            f"{split}: {modality} is all zeros, taken as absent, in {count} of {len(ids)} "
-            "utterances."
-            for modality, count in absent.items()
-            if count
-        ]
+        self._note_absent(split, absent)
         self.report.notes += [
             f"{split}: {modality} is not zero beyond its length in {count} of {len(ids)} "
             "utterances: those frames are left out."
@@ -169,11 +130,7 @@ class MmsaPickle:
 
     def _note_origin(self) -> None:
         """Notes whether the file is a published one, and a scale that is not CMU-MOSEI's."""
-        try:
-            with Path(self.path).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise UserError(f"cannot read {self.path}: {error.strerror}.") from error
+        found = checksum(self.path)
         self.report.notes.append(
             f"The checksum is that of MMSA's {PUBLISHED[found]}."
             if found in PUBLISHED
@@ -198,7 +155,7 @@ def _lengths(table: padded.Table, arrays: Mapping[str, np.ndarray]) -> dict[str,
         rows = table.rows(key, len(array))
         bad = [row for row, found in enumerate(rows) if not _is_length(found, array.shape[1])]
         if bad:
-            shown = ", ".join(f"row {row}" for row in bad[:3])
+            shown = columns.listed([f"row {row}" for row in bad], 3)
             raise table.refusal(
                 key,
                 f"is no whole number in [0, {array.shape[1]}], the steps of {modality}, in "

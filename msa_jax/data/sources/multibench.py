@@ -13,24 +13,21 @@ modalities together where aligned), a modality of zeros alone is absent, and not
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from msa_jax.data.schema import Utterance
-from msa_jax.data.sources import padded, pickles
-from msa_jax.data.sources.contract import Dropped, Report
+from msa_jax.data.sources import padded
+from msa_jax.data.sources.contract import Dropped
 
 _KEYS = {*padded.MODALITIES, "labels", "id"}
 
 
 def matches(content: Any) -> bool:
     """Whether the content of a pickle is of this layout, complete or not."""
-    if not isinstance(content, dict):
-        return False
-    splits = (content.get(name) for name in ("train", "valid", "dev", "test"))
-    return any(isinstance(split, dict) and len(_KEYS & set(split)) > 2 for split in splits)
+    return any(len(_KEYS & found) > 2 for found in padded.keys(content))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,47 +39,22 @@ class _Name:
     end: float = math.nan
 
 
-class MultiBenchPickle:
-    """A checked file; arrays stay memory-mapped where the pickle allows.
+class MultiBenchPickle(padded.PaddedPickle):
+    """A checked file; see `Source` for its attributes.
 
     Where ids are (video, start, end), the id is `video[k]`: k from 0 in the order of start within
     the video, over all splits of the file. The same clip twice has the same id. `padded.clips`
     tells how other ids are read.
-
-    Attributes:
-      format: "multibench".
-      channels: `{modality: C}` of text, audio and vision.
-      splits: those that the file has, in the order train, valid, test.
-      report: fills while `utterances` is read.
     """
 
     format = "multibench"
 
-    def __init__(self, path: str, content: Any = None) -> None:
-        """Checks the structure.
-
-        Args:
-          path: the file.
-          content: what `pickles.load` made of it, to spare reading it twice.
-
-        Raises:
-          UserError: if it cannot be read, or an array is missing, misshapen or out of range; the
-            message names the split and the key.
-        """
-        self.path = path
-        self.report = Report()
-        tables = padded.tables(path, pickles.load(path) if content is None else content)
-        self._arrays = padded.modalities(tables)
+    def _check(self, found: Mapping[str, padded.Table]) -> None:
         counts = {split: len(arrays["text"]) for split, arrays in self._arrays.items()}
-        self._names = _names(tables, counts)
+        self._names = _names(found, counts)
         self._scores = {
             split: table.scores("labels", [n.id for n in self._names[split]], self.report)
-            for split, table in tables.items()
-        }
-        self.splits: Sequence[str] = tuple(tables)
-        self.channels: Mapping[str, int] = {
-            modality: int(array.shape[2])
-            for modality, array in self._arrays[self.splits[0]].items()
+            for split, table in found.items()
         }
         self._left = self._padded_left()
 
@@ -109,12 +81,7 @@ class MultiBenchPickle:
                 start=name.start,
                 end=name.end,
             )
-        self.report.notes += [
-            f"{split}: {modality} is all zeros, taken as absent, in {count} of {len(names)} "
-            "utterances."
-            for modality, count in absent.items()
-            if count
-        ]
+        self._note_absent(split, absent)
 
     def _cut(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The frames [T, C] of each modality without the padding."""

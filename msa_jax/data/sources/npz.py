@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from msa_jax.data.sources.columns import LARGE, LARGEST_RATIO
+from msa_jax.data.sources.limits import LARGE, check_unpacked
 from msa_jax.errors import UserError
 
 _DEFLATE_RATIO = 1032  # no deflated byte makes more: https://zlib.net/zlib_tech.html
@@ -108,12 +108,7 @@ def _checked_members(path: str, archive: zipfile.ZipFile, size: int) -> dict[str
     total = sum(member.file_size for member in members.values())
     if sum(member.compress_size for member in members.values()) > size:
         raise _refusal(path, "its arrays overlap: the file is damaged, copy it again")
-    if total > LARGE and total > LARGEST_RATIO * size:
-        raise UserError(
-            f"{path} has {size} bytes and would unpack to {total}: more than 1 GiB and more than "
-            f"{LARGEST_RATIO} times its size. Real features do not shrink so far: check where it "
-            "comes from; if it is yours, store less padding."
-        )
+    check_unpacked(path, size, total, "store less padding")
     return members
 
 

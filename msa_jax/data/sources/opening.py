@@ -7,8 +7,13 @@ from msa_jax.data.sources.contract import Source
 from msa_jax.errors import UserError
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+_ZIP = b"PK"
+_PICKLES = (".pkl", ".pickle", ".p")
+_KNOWN = (
+    "a features file (.npz), a pickle of MultiBench's or MMSA's layout (.pkl), a folder of "
+    "CMU-MultimodalSDK .csd files, or .csv, .tsv or .parquet tables"
+)
 _TABLES = (".csv", ".tsv", ".parquet")
-_BLOCK = 1 << 20
 
 
 def open_source(path: str, split_column: str = "split") -> Source:
@@ -39,8 +44,10 @@ def open_source(path: str, split_column: str = "split") -> Source:
         from msa_jax.data.sources.tables import Tables
 
         return Tables(path, split_column)
-    if place.suffix.lower() in (".pkl", ".pickle", ".p") or start[:1] == b"\x80":
+    if place.suffix.lower() in _PICKLES or start[:1] == b"\x80":
         return _open_pickle(path)
+    if place.suffix.lower() != ".npz" and not start.startswith(_ZIP):
+        raise UserError(f"{path} is of no known format: expected {_KNOWN}.")
     from msa_jax.data.sources.features_npz import FeaturesFile
 
     return FeaturesFile(path, split_column)
@@ -49,8 +56,8 @@ def open_source(path: str, split_column: str = "split") -> Source:
 def checksum(path: str) -> str:
     """64 hexadecimal digits that change with the content of a file or folder.
 
-    Of a file, its SHA-256. A folder of `.csd` files may hold tens of GB: of each file in it count
-    the name, the size, and the first and last megabyte.
+    Of a file, its SHA-256; of a folder, that of the names and checksums of the files in it that a
+    reader may read.
 
     Raises:
       UserError: if there is no such file or folder.
@@ -58,23 +65,35 @@ def checksum(path: str) -> str:
     place = _checked(path)
     try:
         if not place.is_dir():
-            with place.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return _sha256(place)
         whole = hashlib.sha256()
-        for entry in sorted(item for item in place.iterdir() if item.is_file()):
-            size = entry.stat().st_size
-            whole.update(f"{entry.name}\0{size}\0".encode())
-            with entry.open("rb") as file:
-                whole.update(file.read(_BLOCK))
-                file.seek(max(0, size - _BLOCK))
-                whole.update(file.read(_BLOCK))
+        for item in _inside(place):
+            whole.update(f"{item.name}\0{_sha256(item)}\0".encode())
         return whole.hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}. Check the path.") from error
 
 
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What a reader may read of a folder, by name; systems keep files of their own there, too."""
+    return sorted(
+        item
+        for item in folder.iterdir()
+        if item.is_file()
+        and not item.name.startswith(".")
+        and item.suffix.lower() in (".csd", ".json", *_TABLES)
+    )
+
+
 def _checked(path: str) -> Path:
     """A path that can be opened without waiting: pipes and devices are refused."""
+    if "://" in path:
+        raise UserError(f"{path} is not on this machine: copy it here to prepare it.")
     place = Path(path)
     if place.exists() and not (place.is_dir() or place.is_file()):
         raise UserError(f"{path} is neither a file nor a folder. Check the path.")

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from msa_jax.data.schema import SCORE_RANGE, SPLITS
-from msa_jax.data.sources.contract import Report
+from msa_jax.data.sources import pickles
+from msa_jax.data.sources import scores as raw
+from msa_jax.data.sources.columns import counted, listed, listed_rows
+from msa_jax.data.sources.contract import Report, Source
 from msa_jax.errors import UserError, nearest
 
 MODALITIES = ("text", "audio", "vision")
 _NAMES = {"train": "train", "valid": "valid", "dev": "valid", "test": "test"}
-_LARGEST_RAW_SCORE = 5.0
 _CLIPS = (re.compile(r"(.+)\[([0-9]{1,9})\]"), re.compile(r"(.+)\$_\$([0-9]{1,9})"))
 _UNDERSCORE = re.compile(r"(.+)_([0-9]{1,9})")
 
@@ -110,8 +112,7 @@ class Table:
     def scores(self, key: str, ids: Sequence[str], report: Report) -> np.ndarray:
         """Sentiment [N] in [-3, 3]: the only or the first of seven columns.
 
-        Raw labels of CMU-MOSEI go up to 5 in a few places, and the field clips them: so do we, and
-        note it.
+        Raw labels are clipped to it, and that is noted: see `scores`.
 
         Raises:
           UserError: if the shape is none of [N], [N, 1], [N, 7], [N, 1, 1] and [N, 1, 7], or a
@@ -133,24 +134,20 @@ class Table:
             )
         self._check_count(key, len(value) if value.ndim else 0, len(ids))
         scores = value.reshape(len(ids), -1)[:, 0]
-        low, high = SCORE_RANGE
-        with np.errstate(invalid="ignore"):
-            wrong = np.flatnonzero(~(np.abs(scores.astype(np.float64)) <= _LARGEST_RAW_SCORE))
-            clipped = np.flatnonzero((scores < low) | (scores > high))
+        wrong = raw.wrong(scores)
         if len(wrong):
-            shown = ", ".join(f"{scores[row]} for {ids[row]!r}" for row in wrong[:3])
+            low, high = SCORE_RANGE
+            shown = listed_rows(wrong, lambda row: f"{scores[row]} for {ids[row]!r}")
             raise self.refusal(
                 key,
                 f"is outside [{low:g}, {high:g}] or not a number in {len(wrong)} of {len(ids)} "
                 f"rows: {shown}. Correct or drop these rows.",
             )
-        if len(clipped):
-            shown = ", ".join(f"{scores[row]:.4g} of {ids[row]!r}" for row in clipped[:3])
-            report.notes.append(
-                f"{self.split}: {len(clipped)} scores were clipped to [{low:g}, {high:g}]: {shown}"
-                f"{', ...' if len(clipped) > 3 else ''}."
-            )
-        return np.clip(scores, low, high)
+        clipped, rows = raw.clip(scores)
+        if len(rows):
+            shown = listed_rows(rows, lambda row: f"{scores[row]:.4g} of {ids[row]!r}")
+            report.notes.append(f"{self.split}: {raw.note(len(rows), shown)}")
+        return clipped
 
     def _check_count(self, key: str, found: int, expected: int) -> None:
         if found != expected:
@@ -159,6 +156,50 @@ class Table:
                 f"has {found} rows where text has {expected}: every array of a split needs one row "
                 "an utterance. The file is damaged: download it again.",
             )
+
+
+class PaddedPickle(Source):
+    """What the readers of both layouts hold; arrays stay memory-mapped where the pickle allows."""
+
+    def __init__(self, path: str, content: Any = None) -> None:
+        """Checks the structure.
+
+        Args:
+          path: the file.
+          content: what `pickles.load` made of it, to spare reading it twice.
+
+        Raises:
+          UserError: if it cannot be read, or an array is missing, misshapen or out of range; the
+            message names the split and the key.
+        """
+        self.path = path
+        self.report = Report()
+        found = tables(path, pickles.load(path) if content is None else content)
+        self._arrays = modalities(found)
+        self.splits = tuple(found)
+        first = self._arrays[self.splits[0]]
+        self.channels = {modality: int(array.shape[2]) for modality, array in first.items()}
+        self._check(found)
+
+    def _check(self, found: Mapping[str, Table]) -> None:
+        """Reads what else the layout has in its splits, with the errors of `__init__`."""
+        raise NotImplementedError
+
+    def _note_absent(self, split: str, absent: Mapping[str, int]) -> None:
+        """Notes how many utterances of a split each modality is absent in."""
+        self.report.notes += [
+            f"{split}: {modality} is all zeros, taken as absent, in {count} of "
+            f"{self.report.found[split]} utterances."
+            for modality, count in absent.items()
+            if count
+        ]
+
+
+def keys(content: Any) -> list[set[Any]]:
+    """The keys of each split of a pickle's content, whatever it is."""
+    if not isinstance(content, dict):
+        return []
+    return [set(content[name]) for name in _NAMES if isinstance(content.get(name), dict)]
 
 
 def tables(path: str, content: Any) -> dict[str, Table]:
@@ -241,9 +282,11 @@ def unique(ids: Sequence[str], split: str, report: Report) -> list[str]:
             renamed.append(new)
         result.append(new)
     if renamed:
+        count = counted(len(renamed), "id")
+        were = "was" if len(renamed) == 1 else "were"
         report.notes.append(
-            f"{split}: {len(renamed)} ids occurred before in the split and were renamed: "
-            f"{', '.join(renamed[:3])}."
+            f"{split}: {count} occurred before in the split and {were} renamed: "
+            f"{listed(renamed, 3)}."
         )
     return result
 

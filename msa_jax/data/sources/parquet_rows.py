@@ -9,6 +9,7 @@ import numpy as np
 
 from msa_jax.data.schema import COLUMNS
 from msa_jax.data.sources import columns
+from msa_jax.data.sources.limits import check_unpacked
 from msa_jax.data.sources.table_rows import Row
 from msa_jax.errors import UserError
 
@@ -58,17 +59,15 @@ class ParquetRows:
                 raise UserError(
                     f"{path} has {modality!r} both as a list and in numbered columns: drop one."
                 )
-        for name in (f"{m}_{channel}" for m, size in numbered.items() for channel in range(size)):
+        features = [n for m, size in numbered.items() for n in columns.numbered_names(m, size)]
+        for name in features:
             if not self._is_number(types[name]):
                 raise UserError(
                     f"{path}: the column {name} is {types[name]}: expected numbers, the feature "
                     "values. Rename it if it holds no features."
                 )
         self._numbered = numbered
-        self.features = frozenset(
-            [f"{m}_{channel}" for m, size in numbered.items() for channel in range(size)]
-            + list(self._lists)
-        )
+        self.features = frozenset([*features, *self._lists])
         read = {*COLUMNS, split_column, *self.features}
         self._groups = self._checked_groups([name for name in self.names if name in read])
         widths = {modality: self._width(modality) for modality in self._lists}
@@ -85,7 +84,7 @@ class ParquetRows:
         wanted = list(names)
         for modality in modalities:
             size = self._numbered.get(modality)
-            wanted += [modality] if size is None else [f"{modality}_{c}" for c in range(size)]
+            wanted += [modality] if size is None else columns.numbered_names(modality, size)
         with _Errors(self.path), self._open() as file:
             for start, batch in self._batches(file, wanted, keep):
                 values = {name: _values(batch.column(name)) for name in names}
@@ -136,12 +135,7 @@ class ParquetRows:
                         taken[name] += max(8 * chunk.num_values, chunk.total_uncompressed_size, 0)
                 groups.append((count, taken))
         promised = sum(sum(taken.values()) for _, taken in groups)
-        if promised > columns.LARGE and promised > columns.LARGEST_RATIO * size:
-            raise UserError(
-                f"{self.path} has {size} bytes and would unpack to {promised}: more than 1 GiB and "
-                f"more than {columns.LARGEST_RATIO} times its size. Real features do not shrink so "
-                "far: check where it comes from; if it is yours, split it into files."
-            )
+        check_unpacked(self.path, size, promised, "split it into files")
         return groups
 
     def _check_types(self, types: dict[str, Any], split_column: str) -> None:
@@ -232,7 +226,7 @@ class ParquetRows:
         """Frames [T, C] of each row of a batch."""
         channels = self.channels[modality]
         if modality in self._numbered:
-            parts = [batch.column(f"{modality}_{channel}") for channel in range(channels)]
+            parts = [batch.column(name) for name in columns.numbered_names(modality, channels)]
             values = np.stack([self._floats(part) for part in parts], axis=1)
             null = [part.is_null().to_numpy(zero_copy_only=False) for part in parts]
             absent = np.all(null, axis=0)
