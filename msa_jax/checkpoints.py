@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -47,17 +48,23 @@ class Checkpoints:
             "state": ocp.PyTreeCheckpointHandler(),
             **{name: ocp.JsonCheckpointHandler() for name in _DESCRIPTION},
         }
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            item_handlers=handlers,
-            options=ocp.CheckpointManagerOptions(
-                read_only=read_only,
-                create=not read_only,
-                best_fn=lambda metrics: metrics[selection],
-                preservation_policy=_LatestAndBest(selection),
-                save_interval_steps=0 if read_only else 1,
-            ),
-        )
+        verbosity = logging.get_verbosity()
+        if read_only:
+            logging.set_verbosity(logging.ERROR)  # Orbax warns that it will write nothing
+        try:
+            self._manager = ocp.CheckpointManager(
+                self._directory,
+                item_handlers=handlers,
+                options=ocp.CheckpointManagerOptions(
+                    read_only=read_only,
+                    create=not read_only,
+                    best_fn=lambda metrics: metrics[selection],
+                    preservation_policy=_LatestAndBest(selection),
+                    save_interval_steps=0 if read_only else 1,
+                ),
+            )
+        finally:
+            logging.set_verbosity(verbosity)
         if read_only:
             if self.latest_step is None:
                 self.close()

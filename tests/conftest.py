@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 os.environ["TFDS_DATA_DIR"] = tempfile.mkdtemp(prefix="msa_jax_tests_")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 CHANNELS = {"text": 5, "audio": 3, "vision": 4}
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 from tests import csd_files, pickle_files
-from tests.conftest import features
+from tests.conftest import features, needs_linux
 
 Files = dict[str, bytes]
 
@@ -309,6 +309,7 @@ def campaign(form: str, count: int, seed: int, folder: str) -> None:
     print(outcomes["read"], outcomes["refused"], memory("VmHWM") - before)
 
 
+@needs_linux
 @pytest.mark.slow
 @pytest.mark.parametrize("form", COUNTS)
 def test_damaged_files_are_read_or_refused(tmp_path: Path, form: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 from msa_jax.data.sources import pickles
 from msa_jax.errors import UserError
 from tests import pickle_files
+from tests.conftest import needs_linux
 
 PLAIN = {
     "floats": np.arange(6.0).reshape(2, 3),
@@ -88,6 +89,7 @@ def test_pickles_of_python_2_are_read(tmp_path: Path, protocol: int) -> None:
     assert found["objects"].tolist() == [[b"a", b"b"], [3, None]]
 
 
+@needs_linux
 def test_large_arrays_stay_in_the_file(tmp_path: Path) -> None:
     array = np.ones((200, 1 << 17), np.float64)
     path = pickle_files.write(tmp_path / "a.pkl", {"train": array, "again": [array]})
@@ -107,6 +109,7 @@ def test_large_arrays_stay_in_the_file(tmp_path: Path) -> None:
     assert int(grown.stdout) < 20_000  # KB
 
 
+@needs_linux
 def test_too_little_memory_is_not_called_damage(tmp_path: Path) -> None:
     path = pickle_files.write(tmp_path / "a.pkl", np.ones(1 << 23), 2)
     code = (

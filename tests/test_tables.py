@@ -14,6 +14,7 @@ import pytest
 from msa_jax.data.schema import Utterance
 from msa_jax.data.sources import open_source, parquet_rows
 from msa_jax.errors import UserError
+from tests.conftest import needs_linux
 
 NAN = math.nan
 MAJOR = int(pa.__version__.split(".")[0])
@@ -258,6 +259,7 @@ print(total, most - before)
 """
 
 
+@needs_linux
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
     rows = 4096

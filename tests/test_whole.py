@@ -61,6 +61,20 @@ def test_a_killed_process_leaves_nothing_that_counts(tmp_path: Path) -> None:
     assert list(folder.parent.iterdir()) == [folder]
 
 
+def test_what_a_killed_process_took_away_is_put_back(tmp_path: Path) -> None:
+    folder = tmp_path / "parent" / "folder"
+    away = folder.parent / ".unfinished" / "replaced"
+    _numbers_in(away / "folder")
+    _numbers_in(away / "other")
+    whole.make(folder, _numbers, lambda: _is_made(folder))
+    assert sorted(item.name for item in folder.parent.iterdir()) == ["folder", "other"]
+
+
+def _numbers_in(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    _numbers(folder)
+
+
 def test_a_refusal_leaves_nothing_or_what_was_there(tmp_path: Path) -> None:
     def refuse(empty: Path) -> Path:
         (empty / "a").write_text("3")

@@ -62,11 +62,12 @@ def markdown(card: Mapping[str, Any]) -> str:
         f"# {card['fingerprint']}",
         "",
         f"From `{source['file']}` ({source['format']}), checksum `{source['checksum']}`.",
-        "",
-        *(f"- {note}" for note in source["notes"]),
     ]
+    remarks = [f"- {note}" for note in source["notes"]]
     if warning := store.videos_warning(card["videos_in_two_splits"]):
-        lines.append(f"- **Warning:** {warning}")
+        remarks.append(f"- **Warning:** {warning}")
+    if remarks:
+        lines += ["", *remarks]
     lines += ["", "## Utterances", ""]
     rows = [["split", "found", "dropped", "kept", "videos"]]
     for name, split in splits.items():

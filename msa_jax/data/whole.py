@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+_REPLACED = "replaced"
+
 
 def make(folder: Path, write: Callable[[Path], Path], is_made: Callable[[], bool]) -> None:
     """Makes `folder`, unless it is made; replaces what else is there.
@@ -22,11 +24,12 @@ def make(folder: Path, write: Callable[[Path], Path], is_made: Callable[[], bool
     with _alone(folder.parent) as scratch:
         if is_made():
             return
-        empty = scratch / "new"
-        empty.mkdir()
-        whole = write(empty)
+        new, replaced = scratch / "new", scratch / _REPLACED
+        new.mkdir()
+        replaced.mkdir()
+        whole = write(new)
         if folder.exists():
-            os.rename(folder, scratch / "replaced")
+            os.rename(folder, replaced / folder.name)
         os.rename(whole, folder)
 
 
@@ -45,6 +48,9 @@ def _alone(parent: Path) -> Iterator[Path]:
         locked = False  # some network file systems have no locks
     scratch = parent / (".unfinished" if locked else f".unfinished-{os.getpid()}")
     try:
+        for item in (scratch / _REPLACED).glob("*"):  # of one that was killed between two renames
+            if not (parent / item.name).exists():
+                os.rename(item, parent / item.name)
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         yield scratch
