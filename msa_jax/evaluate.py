@@ -108,6 +108,7 @@ def evaluate(
     data_path: str = "",
     data_name: str = "",
     data_dir: str = "",
+    split_column: str = "split",
 ) -> Evaluation:
     """Evaluates the best checkpoint of a run; the directory alone says how.
 
@@ -115,6 +116,7 @@ def evaluate(
       workdir: of the run.
       split: train, valid or test.
       data_path, data_name: data to use in place of the run's own, as in `config.data`.
+      split_column: of `data_path`.
       data_dir: where prepared datasets live, if not where the run had them. The run's own data are
         found there by name, so that the file they came from is not needed any more.
 
@@ -131,7 +133,8 @@ def evaluate(
         data = dataclasses.replace(config.data, dir=data_dir or config.data.dir)
         others = bool(data_path or data_name)
         if others:
-            data = dataclasses.replace(data, path=data_path, name=data_name or config_lib.SYNTHETIC)
+            name = data_name or config_lib.SYNTHETIC
+            data = dataclasses.replace(data, path=data_path, name=name, split_column=split_column)
             config_lib.check_data(data)
         builder = None if others else builders.open_prepared(schema.fingerprint, data.dir)
         rows = store.load(

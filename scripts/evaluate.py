@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("--predictions", help="CSV file for a row an utterance")
     parser.add_argument("--data_path", default="", help="features, if not the run's own data")
     parser.add_argument("--data_name", default="", help="of a prepared dataset, instead")
+    parser.add_argument("--split_column", default="split", help="of --data_path")
     parser.add_argument("--data_dir", default="", help="where prepared datasets live")
     args = parser.parse_args()
 
@@ -31,6 +32,7 @@ def main() -> None:
             data_path=args.data_path,
             data_name=args.data_name,
             data_dir=args.data_dir,
+            split_column=args.split_column,
         )
     except UserError as error:
         sys.exit(f"error: {error}")

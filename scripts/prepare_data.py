@@ -46,8 +46,15 @@ def main() -> None:
         sys.exit(f"error: {error}")
     print(card.markdown(prepared.card))
     state = "was there already" if prepared.was_there else "is ready"
-    print(f"{prepared.directory} {state}; card.md and card.json are in it. Train on it with")
-    print(f"  {_command(args.name, args.data_dir, prepared)}")
+    print(f"{prepared.directory} {state}; card.md and card.json are in it.")
+    missing = {"train", "valid"} - set(prepared.card["splits"])
+    if missing:
+        print(
+            f"It has no {' and no '.join(sorted(missing))}, which training needs; "
+            f"scripts/evaluate.py takes it with --data_name={args.name}."
+        )
+    else:
+        print(f"Train on it with\n  {_command(args.name, args.data_dir, prepared)}")
     if warning := store.videos_warning(prepared.card["videos_in_two_splits"]):
         print(f"warning: {warning}", file=sys.stderr)
 

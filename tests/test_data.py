@@ -120,7 +120,7 @@ def test_flat_files_are_written_once_and_at_once(
         patched.setattr(flat.np, "save", stop)
         with pytest.raises(KeyboardInterrupt):
             store.load(builder, "train", MODALITIES, 50)
-    home = Path(builder.data_dir) / "flat-1"
+    home = Path(builder.data_dir) / f"flat-{flat._VERSION}"
     assert not home.exists()
     first = store.load(builder, "train", MODALITIES, 50)
     with monkeypatch.context() as patched:
@@ -135,7 +135,7 @@ def test_flat_files_are_written_once_and_at_once(
 def test_a_damaged_flat_file_is_refused(write_features: Write, tmp_path: Path) -> None:
     builder = builders.prepare(Data(path=write_features(), dir=str(tmp_path / "prepared")))
     store.load(builder, "train", MODALITIES, 50)
-    (file,) = (Path(builder.data_dir) / "flat-1" / "train").glob("audio.f32")
+    (file,) = (Path(builder.data_dir) / f"flat-{flat._VERSION}" / "train").glob("audio.f32")
     os.truncate(file, 100)
     with pytest.raises(UserError, match=r"damaged \(audio has 8 frames, 60 were written\).*remove"):
         store.load(builder, "train", MODALITIES, 50)

@@ -14,6 +14,7 @@ import pytest
 from msa_jax import train
 from msa_jax.config import Data
 from msa_jax.data import builders, card, dataset, prepare
+from msa_jax.data.sources import features_npz
 from msa_jax.errors import UserError
 from msa_jax.tasks import three_class
 from tests import pickle_files
@@ -138,6 +139,37 @@ def test_other_splits_of_the_same_file_are_other_data(
     assert builders.open_prepared(before, root) is None
     paths = {builders.identify(Data(path=path, split_column=c)) for c in ("split", "split_back")}
     assert len(paths) == 2
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    write_features: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, root = write_features(), str(tmp_path / "data")
+    read = features_npz.FeaturesFile.utterances
+
+    def replaced(self: Any, split: str) -> Any:
+        if split == "valid":
+            write_features(score=features()["score"][::-1].copy())
+        return read(self, split)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(features_npz.FeaturesFile, "utterances", replaced)
+        with pytest.raises(UserError, match="has changed while it was read"):
+            prepare.prepare(path, "mine", root)
+        write_features()
+        with pytest.raises(UserError, match="has changed while it was read"):
+            builders.prepare(Data(path=path, dir=root))
+    assert not list((tmp_path / "data").rglob("*.array_record*"))
+
+
+def test_data_to_test_on_need_no_train_split(write_features: Write, tmp_path: Path) -> None:
+    source = write_features(count=30, split=np.array(["test"] * 30))
+    command = [sys.executable, "scripts/prepare_data.py", f"--source={source}", "--name=others"]
+    command += [f"--data_dir={tmp_path / 'data'}"]
+    done = subprocess.run(command, cwd=ROOT, timeout=300, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "It has no train and no valid" in done.stdout
+    assert "--data_name=others" in done.stdout
 
 
 def test_a_split_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:

@@ -319,6 +319,10 @@ def test_evaluation_on_other_data(write_features: Write, tmp_path: Path) -> None
     prepare.prepare(only_test, "others", "")
     named = evaluate(str(tmp_path / "run"), "test", data_name="others")
     np.testing.assert_array_equal(named.predictions.outputs, evaluation.predictions.outputs)
+    folds = np.array(["test"] * 10 + ["valid"] * 20)
+    other_column = write_features("folds.npz", count=30, split=None, fold=folds)
+    by_fold = evaluate(str(tmp_path / "run"), "test", data_path=other_column, split_column="fold")
+    assert len(by_fold.split) == 10
     table = evaluation.predictions_csv().splitlines()
     assert table[0] == "id,label,prediction"
     narrow = write_features("narrow.npz", text=np.zeros((100, 6, 2), np.float32))

@@ -99,6 +99,19 @@ def test_what_is_there_is_replaced(tmp_path: Path) -> None:
     assert list(folder.parent.iterdir()) == [folder]
 
 
+def test_leftovers_that_cannot_be_removed_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "parent" / ".unfinished").mkdir(parents=True)
+    with monkeypatch.context() as patched:
+        patched.setattr("os.rmdir", refuse)
+        with pytest.raises(PermissionError):
+            whole.make(tmp_path / "parent" / "folder", _numbers, lambda: False)
+
+
 def test_without_locks_it_is_still_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_locks(*_: object) -> None:
         raise OSError(38, "Function not implemented")

@@ -28,6 +28,7 @@ from msa_jax.data.schema import COLUMNS, SPLITS, Utterance
 from msa_jax.data.sources.contract import Report
 from msa_jax.errors import UserError, nearest
 
+_LONGEST_STEM = 100
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
 
 
@@ -145,10 +146,17 @@ class SyntheticMosei(_UtteranceBuilder):
 
 @dataclasses.dataclass(kw_only=True)
 class FileConfig(tfds.core.BuilderConfig):
-    """A file or folder of utterances; see `msa_jax.data.sources`."""
+    """A file or folder of utterances; see `msa_jax.data.sources`.
+
+    Attributes:
+      path: of it.
+      split_column: of a features file or table.
+      checksum: that it must have, before it is read and after; what it has now where empty.
+    """
 
     path: str = ""
     split_column: str = "split"
+    checksum: str = ""
 
 
 class Utterances(_UtteranceBuilder):
@@ -170,6 +178,7 @@ class Utterances(_UtteranceBuilder):
                 "the builder 'utterances' needs a file: give a config with name and path, "
                 """for example --config='{"name": "mosei", "path": "mosei_senti_data.pkl"}'."""
             )
+        self._checksum = config.checksum or sources.checksum(config.path)
         self._source = sources.open_source(config.path, config.split_column)
         super().__init__(config=config, **kwargs)
 
@@ -184,11 +193,12 @@ class Utterances(_UtteranceBuilder):
 
     def _origin(self) -> Mapping[str, Any]:
         config = self.builder_config
-        checksum = sources.checksum(config.path)
+        if sources.checksum(config.path) != self._checksum:
+            raise UserError(f"{config.path} has changed while it was read: run again.")
         return {
             "format": self._source.format,
-            "digest": _digest(checksum, config.split_column),
-            "checksum": checksum,
+            "digest": _digest(self._checksum, config.split_column),
+            "checksum": self._checksum,
             "file": Path(config.path).name,
             "split_column": config.split_column,
             "report": self._report().to_json(),
@@ -344,9 +354,14 @@ def _named(data: Data) -> tfds.core.DatasetBuilder:
 
 def _source(data: Data) -> tuple[type[tfds.core.DatasetBuilder], tfds.core.BuilderConfig]:
     if data.path:
-        stem = re.sub(r"[^A-Za-z0-9_]", "_", Path(data.path).stem)
-        name = f"{stem}-{_digest(sources.checksum(data.path), data.split_column)}"
-        return Utterances, FileConfig(name=name, path=data.path, split_column=data.split_column)
+        stem = re.sub(r"[^A-Za-z0-9_]", "_", Path(data.path).stem)[:_LONGEST_STEM]
+        checksum = sources.checksum(data.path)
+        return Utterances, FileConfig(
+            name=f"{stem}-{_digest(checksum, data.split_column)}",
+            path=data.path,
+            split_column=data.split_column,
+            checksum=checksum,
+        )
     name = f"{data.size}-seed{data.seed}"
     return SyntheticMosei, SyntheticConfig(name=name, size=data.size, seed=data.seed)
 

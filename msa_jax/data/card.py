@@ -18,7 +18,7 @@ def build(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
       JSON values: `fingerprint`, `source` (format, file, checksum, notes), `splits` (utterances
       found, dropped by reason and kept, videos, class shares in [0, 1] under both closures, and for
       each modality frames, lengths, absent utterances, and by column the least, greatest and mean
-      value and the values that were not finite), `videos_in_two_splits`, and `dropped`, the list.
+      value and the values that were repaired), `videos_in_two_splits`, and `dropped`, the list.
     """
     known = builders.metadata(builder)
     report = known.get("report", {})
@@ -90,7 +90,7 @@ def markdown(card: Mapping[str, Any]) -> str:
     lines += [
         "",
         "Median and longest are frames an utterance, absent are utterances without the modality,",
-        "repaired are values that were not finite and became 0. Ranges by column: card.json.",
+        "repaired are values not finite or beyond 1e20, now 0. Ranges by column: card.json.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -25,7 +25,7 @@ from msa_jax.data import whole
 from msa_jax.data.builders import fingerprint, modalities
 from msa_jax.errors import UserError
 
-_VERSION = 1  # of the layout
+_VERSION = 2  # of the layout and what is repaired
 LARGEST = 1e20  # so that no scaling overflows float32
 
 

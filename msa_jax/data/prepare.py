@@ -67,11 +67,11 @@ def prepare(
 
     builder = before = there()
     if builder is None:
-        config = builders.FileConfig(name=name, path=source, split_column=split_column)
+        config = builders.FileConfig(name=name, path=source, **wanted)
         builders.write(builders.Utterances, config, data_dir, replace=overwrite)
         builder = there()  # another process may have been faster, with other data
     if builder is None:
-        raise UserError(f"{source} has changed while it was read: run again.")
+        raise UserError(f"{directory} was replaced by another process meanwhile: run again.")
     page = card.build(builder)
     if before is None or not (directory / "card.md").exists():
         write_json(directory / "card.json", page)

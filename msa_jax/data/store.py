@@ -25,7 +25,7 @@ class Sequences:
       frames: on disk, finite, all utterances one after another.
       starts: [N] where each utterance begins.
       lengths: [N] frames of each utterance, maybe none, at most `max_length`.
-      repaired: [C] the non-finite values that were replaced by 0, by column.
+      repaired: [C] the values, not finite or beyond 1e20, that were replaced by 0, by column.
       cut: frames left out because an utterance was longer than `max_length`.
     """
 

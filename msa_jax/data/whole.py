@@ -14,7 +14,7 @@ def make(folder: Path, write: Callable[[Path], Path], is_made: Callable[[], bool
     """Makes `folder`, unless it is made; replaces what else is there.
 
     Of several processes one writes and the others wait for it. What a killed process left is
-    removed by the next.
+    removed by the next (where there are locks).
 
     Args:
       folder: to make. Its parent holds nothing but such folders.
@@ -51,7 +51,8 @@ def _alone(parent: Path) -> Iterator[Path]:
         for item in (scratch / _REPLACED).glob("*"):  # of one that was killed between two renames
             if not (parent / item.name).exists():
                 os.rename(item, parent / item.name)
-        shutil.rmtree(scratch, ignore_errors=True)
+        if scratch.exists():
+            shutil.rmtree(scratch)
         scratch.mkdir()
         yield scratch
     finally:

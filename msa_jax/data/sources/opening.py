@@ -101,7 +101,8 @@ def _checked(path: str) -> Path:
 
 
 def _open_folder(place: Path, split_column: str) -> Source:
-    suffixes = {item.suffix.lower() for item in place.iterdir() if item.is_file()}
+    items = [item for item in place.iterdir() if not item.name.startswith(".")]
+    suffixes = {item.suffix.lower() for item in items if item.is_file()}
     if ".csd" in suffixes:
         from msa_jax.data.sources.csd import CsdFolder
 
