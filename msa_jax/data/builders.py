@@ -162,7 +162,7 @@ class FileConfig(tfds.core.BuilderConfig):
 class Utterances(_UtteranceBuilder):
     """Utterances of a file or folder in any of the formats of `msa_jax.data.sources`.
 
-    From TFDS's own command line:
+    From TFDS's own command line (extra `tfds`):
       tfds build utterances --imports=msa_jax.data.builders --file_format=array_record \\
         --config='{"name": "mosei", "path": "mosei_senti_data.pkl"}'
     """
