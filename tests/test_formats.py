@@ -17,7 +17,7 @@ import pytest
 from msa_jax import train
 from msa_jax.config import Data
 from msa_jax.data import builders, dataset, order, pipeline, prepare
-from msa_jax.data.sources import checksum, open_source
+from msa_jax.data.sources import checksum, open_source, pickles
 from msa_jax.errors import UserError
 from msa_jax.evaluate import evaluate
 from msa_jax.tasks import Task
@@ -275,12 +275,11 @@ def test_names_of_files_do_not_matter(tmp_path: Path, name: str, suffix: str) ->
 
 
 def test_a_pickle_with_both_tools_keys_goes_by_its_labels(tmp_path: Path) -> None:
-    path = Path(written(tmp_path, "multibench", longest=3))
-    content = pickle.loads(path.read_bytes())
+    content = pickles.load(written(tmp_path, "multibench", longest=3))
     for arrays in content.values():
         arrays["raw_text"] = ["words"] * len(arrays["id"])
-    path.write_bytes(pickle.dumps(content))
-    assert open_source(str(path)).format == "multibench"
+    (tmp_path / "both.pkl").write_bytes(pickle.dumps(content))
+    assert open_source(str(tmp_path / "both.pkl")).format == "multibench"
 
 
 UNKNOWN: dict[str, tuple[str, bytes, str]] = {

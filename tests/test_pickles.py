@@ -1,4 +1,5 @@
 import collections
+import contextlib
 import os
 import pickle
 import struct
@@ -240,17 +241,11 @@ def test_the_canary_dies_in_an_ordinary_unpickler(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("os.system", "posix.system", "eval", "INST", "OBJ", "reduce", "nested reduce"):
-        with pytest.warns(ResourceWarning) if name == "eval" else _nothing():
+        with pytest.warns(ResourceWarning) if name == "eval" else contextlib.nullcontext():
             result = pickle.loads(HARMFUL[name])
             del result
         assert os.path.exists("CANARY"), name
         os.rmdir("CANARY") if os.path.isdir("CANARY") else os.remove("CANARY")
-
-
-class _nothing:  # noqa: N801
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *unused: Any) -> None: ...
 
 
 def test_a_refused_name_is_told(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The base paper's figures: training and validation loss and accuracy by step."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from msa_jax.tasks import Task
 
 
 def png(history: Sequence[Mapping[str, Any]], task: Task) -> bytes:
-    """A picture of `metrics.jsonl`.
+    """A picture of `metrics.jsonl`; where the metric is the loss, it is shown once.
 
     Args:
       history: an entry an evaluation, with `step`, `train_loss`, `valid_loss` and the train and
@@ -18,9 +19,15 @@ def png(history: Sequence[Mapping[str, Any]], task: Task) -> bytes:
     from matplotlib.figure import Figure  # slow to import, and needed once a run
 
     name = "mae" if task.is_regression else "accuracy"
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    same = all(
+        math.isclose(entry[f"{split}_loss"], entry[f"{split}_{name}"], rel_tol=1e-5)
+        for entry in history
+        for split in ("train", "valid")
+    )
+    shown = [name] if same else ["loss", name]
+    figure = Figure(figsize=(4.5 * len(shown), 3.4), layout="constrained")
     steps = [entry["step"] for entry in history]
-    for axes, metric in zip(figure.subplots(1, 2), ("loss", name), strict=True):
+    for axes, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         for split, style in (("train", "--"), ("valid", "-")):
             values = [entry[f"{split}_{metric}"] for entry in history]
             axes.plot(steps, values, style, marker=".", label=split)

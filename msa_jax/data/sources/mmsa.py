@@ -49,12 +49,14 @@ class MmsaPickle(padded.PaddedPickle):
 
     format = "mmsa"
 
-    def _check(self, found: Mapping[str, padded.Table]) -> None:
+    def __init__(self, path: str, content: Any = None) -> None:
+        """Checks the file, labels, lengths and masks too; see `padded.PaddedPickle`."""
+        super().__init__(path, content)
         self._ids: dict[str, list[str]] = {}
         self._scores: dict[str, np.ndarray] = {}
         self._transcripts: dict[str, list[str]] = {}
         self._lengths: dict[str, dict[str, np.ndarray]] = {}
-        for split, table in found.items():
+        for split, table in self._tables.items():
             count = len(self._arrays[split]["text"])
             self._ids[split] = [name for name, _ in table.names("id", count)]
             self._scores[split] = table.scores("regression_labels", self._ids[split], self.report)

@@ -49,12 +49,14 @@ class MultiBenchPickle(padded.PaddedPickle):
 
     format = "multibench"
 
-    def _check(self, found: Mapping[str, padded.Table]) -> None:
+    def __init__(self, path: str, content: Any = None) -> None:
+        """Checks the file, ids and labels too; see `padded.PaddedPickle`."""
+        super().__init__(path, content)
         counts = {split: len(arrays["text"]) for split, arrays in self._arrays.items()}
-        self._names = _names(found, counts)
+        self._names = _names(self._tables, counts)
         self._scores = {
             split: table.scores("labels", [n.id for n in self._names[split]], self.report)
-            for split, table in found.items()
+            for split, table in self._tables.items()
         }
         self._left = self._padded_left()
 

@@ -174,16 +174,11 @@ class PaddedPickle(Source):
         """
         self.path = path
         self.report = Report()
-        found = tables(path, pickles.load(path) if content is None else content)
-        self._arrays = modalities(found)
-        self.splits = tuple(found)
+        self._tables = tables(path, pickles.load(path) if content is None else content)
+        self._arrays = modalities(self._tables)
+        self.splits = tuple(self._tables)
         first = self._arrays[self.splits[0]]
         self.channels = {modality: int(array.shape[2]) for modality, array in first.items()}
-        self._check(found)
-
-    def _check(self, found: Mapping[str, Table]) -> None:
-        """Reads what else the layout has in its splits, with the errors of `__init__`."""
-        raise NotImplementedError
 
     def _note_absent(self, split: str, absent: Mapping[str, int]) -> None:
         """Notes how many utterances of a split each modality is absent in."""
