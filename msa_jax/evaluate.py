@@ -101,7 +101,51 @@ def predict(
     return jax.tree.map(in_order, *done)
 
 
-def evaluate(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Restored:
+    """A trained model and a split to judge it on.
+
+    Attributes:
+      step: of the checkpoint.
+      config: of the run.
+      system: its task, objective and model.
+      params: on the devices of `mesh`.
+      mesh: over all devices here.
+      split: the data, normalised as the training data were.
+      feed: of the split.
+      plan: every row of the split once.
+      baselines: what predictors without features learnt from the train split.
+    """
+
+    step: int
+    config: config_lib.Config
+    system: system.System
+    params: Any
+    mesh: Mesh
+    split: store.Split
+    feed: feed.Feed
+    plan: order.EvalOrder
+    baselines: Mapping[str, Any]
+
+    def evaluate(self) -> Evaluation:
+        """Predicts every row."""
+        with jax.set_mesh(self.mesh):
+            eval_step = steps.jit_eval_step(
+                steps.make_eval_step(self.system.model, self.system.objective),
+                self.params,
+                self.mesh,
+            )
+            predictions = predict(eval_step, self.params, self.feed, self.plan)
+        return Evaluation(
+            step=self.step,
+            task=self.system.task,
+            split=self.split,
+            predictions=predictions,
+            baselines=self.baselines,
+        )
+
+
+def restore(
     workdir: str,
     split: str = "test",
     *,
@@ -109,8 +153,8 @@ def evaluate(
     data_name: str = "",
     data_dir: str = "",
     split_column: str = "split",
-) -> Evaluation:
-    """Evaluates the best checkpoint of a run; the directory alone says how.
+) -> Restored:
+    """The best checkpoint of a run and a split to judge it on; the directory alone says how.
 
     Args:
       workdir: of the run.
@@ -152,22 +196,20 @@ def evaluate(
         mesh = sharding.build_mesh(config_lib.Mesh())
         with jax.set_mesh(mesh):
             params = checkpoints.restore_params(step, _abstract_params(described, schema, mesh))
-            eval_step = steps.jit_eval_step(
-                steps.make_eval_step(described.model, described.objective), params, mesh
-            )
-            parts = mesh.shape["data"]
-            batch_size = -(-config.training.eval_batch_size // parts) * parts
-            grouped = dataset.fit_buckets(rows, config.data.buckets)
-            batches = feed.build(
-                rows, described.task, grouped, sharding.over_data(mesh), how=config.data.feed
-            )
-            plan = order.EvalOrder(dataset.assign(rows, grouped), batch_size)
-            predictions = predict(eval_step, params, batches, plan)
-    return Evaluation(
+    parts = mesh.shape["data"]
+    batch_size = -(-config.training.eval_batch_size // parts) * parts
+    grouped = dataset.fit_buckets(rows, config.data.buckets)
+    return Restored(
         step=step,
-        task=described.task,
+        config=config,
+        system=described,
+        params=params,
+        mesh=mesh,
         split=rows,
-        predictions=predictions,
+        feed=feed.build(
+            rows, described.task, grouped, sharding.over_data(mesh), how=config.data.feed
+        ),
+        plan=order.EvalOrder(dataset.assign(rows, grouped), batch_size),
         baselines=saved["schema"]["baselines"],
     )
 

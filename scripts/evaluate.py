@@ -26,14 +26,14 @@ def main() -> None:
     from msa_jax.report import table
 
     try:
-        evaluation = evaluate.evaluate(
+        evaluation = evaluate.restore(
             args.workdir,
             args.split,
             data_path=args.data_path,
             data_name=args.data_name,
             data_dir=args.data_dir,
             split_column=args.split_column,
-        )
+        ).evaluate()
     except UserError as error:
         sys.exit(f"error: {error}")
     report = {
