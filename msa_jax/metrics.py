@@ -3,10 +3,12 @@
 F1 and correlation are not means over batches, so nothing here accumulates. Definitions follow
 MMSA's `metricsTop.py`; a metric that the data leave undefined is NaN.
 
-Legend: N examples, K classes. All rates are fractions in [0, 1].
+Legend: N examples, K classes. All rates are fractions in [0, 1]. How sure they are:
+`msa_jax.statistics`.
 """
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -33,9 +35,8 @@ def classification(labels: np.ndarray, predictions: np.ndarray) -> Metrics:
             ("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy"), float("nan")
         )
     size = int(max(labels.max(), predictions.max())) + 1
-    confusion = np.bincount(labels * size + predictions, minlength=size * size)
-    confusion = confusion.reshape(size, size).astype(np.float64)
-    hits, true, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    counts = confusion(labels, predictions, size).astype(np.float64)
+    hits, true, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
     seen = (true + predicted) > 0
     f1 = 2 * hits[seen] / (true + predicted)[seen]
     return {
@@ -44,6 +45,74 @@ def classification(labels: np.ndarray, predictions: np.ndarray) -> Metrics:
         "weighted_f1": float((f1 * true[seen]).sum() / len(labels)),
         "balanced_accuracy": float((hits[true > 0] / true[true > 0]).mean()),
     }
+
+
+def confusion(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
+    """How often each class is predicted as each: [K, K] integers, rows truth, columns predicted.
+
+    Args:
+      labels: [N] true classes in [0, K).
+      predictions: [N] predicted classes in [0, K).
+      num_classes: K.
+
+    Raises:
+      ValueError: if a class lies outside [0, K), or the lengths differ.
+    """
+    labels, predictions = np.asarray(labels, int), np.asarray(predictions, int)
+    if labels.shape != predictions.shape:
+        raise ValueError(f"{labels.shape} labels do not match {predictions.shape} predictions.")
+    both = np.concatenate([labels, predictions])
+    if len(both) and not (both.min() >= 0 and both.max() < num_classes):
+        raise ValueError(f"Classes lie in [{both.min()}, {both.max()}], not [0, {num_classes}).")
+    counts = np.bincount(labels * num_classes + predictions, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Whether predictions made with confidence c are right in a share c of cases.
+
+    Attributes:
+      expected_error: mean over examples of |accuracy - confidence| of their bin, in [0, 1].
+      confidence: [bins] mean confidence; NaN where a bin is empty.
+      accuracy: [bins] share of right predictions; NaN where a bin is empty.
+      count: [bins] examples.
+    """
+
+    expected_error: float
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    count: np.ndarray
+
+
+def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> Calibration:
+    """Expected calibration error of the top class (Guo et al. 2017, arXiv 1706.04599, equation 5).
+
+    Bins have equal width and are open below and closed above, as there: ((b - 1) / bins, b / bins].
+
+    Args:
+      labels: [N] true classes.
+      probabilities: [N, K], rows that sum to 1.
+      bins: into which the confidence, the largest probability, is sorted.
+
+    Returns:
+      The calibration; its error is NaN without examples.
+    """
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    edges = np.linspace(0, 1, bins + 1)[1:-1]
+    bin_of = np.searchsorted(edges, confidence, side="left")
+    count = np.bincount(bin_of, minlength=bins)
+    sums = [np.bincount(bin_of, weights=x, minlength=bins) for x in (confidence, right)]
+    gap = np.abs(sums[1] - sums[0]).sum()
+    means = [np.where(count > 0, total / np.maximum(count, 1), np.nan) for total in sums]
+    return Calibration(
+        expected_error=float(gap / len(labels)) if len(labels) else float("nan"),
+        confidence=means[0],
+        accuracy=means[1],
+        count=count,
+    )
 
 
 def regression(scores: np.ndarray, predictions: np.ndarray) -> Metrics:
@@ -149,42 +218,3 @@ def of_baselines(task: Task, fitted: Mapping[str, Any], scores: np.ndarray) -> d
 
 def _constant(scores: np.ndarray, value: float) -> np.ndarray:
     return np.full(len(scores), value)
-
-
-def bootstrap(
-    statistic: Callable[[np.ndarray], Metrics],
-    groups: np.ndarray,
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of metrics over examples, resampled by group.
-
-    Utterances of a video are not independent, so whole videos are drawn.
-
-    Args:
-      statistic: metrics of the examples with the given indices [any number].
-      groups: [N] the group (video) of each example.
-      resamples: draws.
-      level: of the interval.
-      seed: of the draws.
-
-    Returns:
-      `{metric: (low, high)}`; NaN where a metric is undefined in every draw.
-    """
-    _, group = np.unique(groups, return_inverse=True)
-    order = np.argsort(group, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(group))[:-1])
-    rng = np.random.default_rng(seed)
-    draws: dict[str, list[float]] = {}
-    for _ in range(resamples):
-        chosen = rng.integers(len(members), size=len(members))
-        for name, value in statistic(np.concatenate([members[c] for c in chosen])).items():
-            draws.setdefault(name, []).append(value)
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    intervals = {}
-    for name, values in draws.items():
-        defined = np.asarray(values)[~np.isnan(values)]
-        low, high = np.quantile(defined, tails) if len(defined) else (np.nan, np.nan)
-        intervals[name] = (float(low), float(high))
-    return intervals

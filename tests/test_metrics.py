@@ -106,29 +106,94 @@ def test_regression_baselines() -> None:
     assert np.isnan(rows["best_constant"]["corr"])
 
 
-def test_bootstrap_draws_whole_videos() -> None:
-    values = np.repeat([0.0, 1.0], 50)
-    by_video = np.repeat([0, 1], 50)
-
-    def mean(rows: np.ndarray) -> dict[str, float]:
-        return {"mean": float(values[rows].mean())}
-
-    assert metrics.bootstrap(mean, by_video)["mean"] == (0.0, 1.0)
-    low, high = metrics.bootstrap(mean, np.arange(100))["mean"]
-    assert 0.38 < low < 0.45
-    assert 0.55 < high < 0.62
-
-
-def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_confusion_equals_scikit_learn() -> None:
     rng = np.random.default_rng(0)
-    covered = 0
-    for trial in range(200):
-        hits = rng.random(150) < 0.7
-        interval = metrics.bootstrap(
-            lambda rows, hits=hits: {"accuracy": float(hits[rows].mean())},
-            np.arange(150),
-            resamples=300,
-            seed=trial,
-        )["accuracy"]
-        covered += interval[0] <= 0.7 <= interval[1]
-    assert 0.90 <= covered / 200 <= 0.98
+    labels, predicted = rng.integers(0, 3, 60), rng.integers(0, 4, 60)
+    ours = metrics.confusion(labels, predicted, 5)
+    np.testing.assert_array_equal(
+        ours, reference.confusion_matrix(labels, predicted, labels=range(5))
+    )
+    assert np.issubdtype(ours.dtype, np.integer)
+    assert metrics.confusion(np.zeros(0), np.zeros(0), 2).tolist() == [[0, 0], [0, 0]]
+    assert metrics.confusion(np.array([0, 0]), np.array([1, 1]), 2).tolist() == [[0, 2], [0, 0]]
+
+
+@pytest.mark.parametrize(("labels", "predicted"), [([0, 3], [0, 0]), ([0, 0], [0, -1]), ([0], [])])
+def test_confusion_refuses_classes_it_has_no_room_for(labels: list, predicted: list) -> None:
+    with pytest.raises(ValueError, match=r"Classes lie in|do not match"):
+        metrics.confusion(np.array(labels), np.array(predicted), 3)
+
+
+@pytest.mark.parametrize("bins", [1, 10, 15])
+def test_calibration_equals_a_loop(bins: int) -> None:
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet([0.6, 0.6, 0.6], 300)
+    labels = rng.integers(0, 3, 300)
+    ours = metrics.calibration(labels, probabilities, bins)
+    error = 0.0
+    for b in range(bins):
+        inside = [
+            (max(row), float(list(row).index(max(row)) == label))
+            for row, label in zip(probabilities, labels, strict=True)
+            if b / bins < max(row) <= (b + 1) / bins
+        ]
+        assert ours.count[b] == len(inside)
+        if inside:
+            confidence, accuracy = np.mean(inside, axis=0)
+            assert ours.confidence[b] == pytest.approx(confidence)
+            assert ours.accuracy[b] == pytest.approx(accuracy)
+            error += abs(accuracy - confidence) * len(inside) / 300
+        else:
+            assert np.isnan([ours.confidence[b], ours.accuracy[b]]).all()
+    assert ours.expected_error == pytest.approx(error)
+    assert ours.count.sum() == 300
+
+
+def test_calibration_at_its_ends() -> None:
+    certain = np.eye(3)[[0, 1, 2, 0]]
+    assert metrics.calibration(np.array([0, 1, 2, 0]), certain).expected_error == 0.0
+    assert metrics.calibration(np.array([1, 2, 0, 1]), certain).expected_error == 1.0
+    halves = metrics.calibration(np.array([0, 1]), np.full((2, 2), 0.5), bins=2)
+    assert halves.count.tolist() == [2, 0]
+    assert halves.expected_error == 0.0
+    empty = metrics.calibration(np.zeros(0), np.zeros((0, 3)))
+    assert np.isnan(empty.expected_error)
+
+
+def test_halves_are_rounded_to_even() -> None:
+    """0.5 is 0, 1.5 is 2 and 2.5 is 2, so that 7 classes see (0, 2, 2) and their mirror."""
+    halves = np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5])
+    even = np.array([-2.0, -2.0, 0.0, 0.0, 2.0, 2.0])
+    away = np.array([-3.0, -2.0, -1.0, 1.0, 2.0, 3.0])
+    for truth, predicted in ((halves, even), (even, halves)):
+        result = metrics.regression(truth, predicted)
+        assert (result["acc7"], result["acc5"]) == (1.0, 1.0)
+    assert metrics.regression(away, halves)["acc7"] == pytest.approx(2 / 6)
+    # Clipped to 2 before it is rounded, 2.5 is 2 for either; only the halves of 1 stay apart.
+    assert metrics.regression(away, halves)["acc5"] == pytest.approx(4 / 6)
+    assert metrics.regression(np.array([1.0]), np.array([7.0]))["acc3"] == 1.0
+
+
+def test_negative_zero_and_all_zeros() -> None:
+    result = metrics.regression(np.array([0.0, -0.0]), np.array([-0.0, 0.0]))
+    assert (result["acc2_has0"], result["f1_has0"], result["mae"]) == (1.0, 1.0, 0.0)
+    assert np.isnan([result["acc2_non0"], result["f1_non0"], result["corr"]]).all()
+
+
+def test_one_constant_class() -> None:
+    labels = np.array([0, 1, 2, 2])
+    result = metrics.classification(labels, np.full(4, 2))
+    assert result["accuracy"] == 0.5
+    assert result["macro_f1"] == pytest.approx(2 / 9)
+    assert result["weighted_f1"] == pytest.approx(1 / 3)
+    assert result["balanced_accuracy"] == pytest.approx(1 / 3)
+    perfect = metrics.classification(np.full(4, 2), np.full(4, 2))
+    assert set(perfect.values()) == {1.0}
+
+
+@pytest.mark.parametrize("value", [0.1, 1e-30, 1e6, -3.0])
+def test_correlation_with_a_constant_is_undefined(value: float) -> None:
+    constant = np.full(len(SCORES), value)
+    assert np.isnan(metrics.regression(SCORES, constant)["corr"])
+    assert np.isnan(metrics.regression(constant, PREDICTED)["corr"])
+    assert np.isnan(metrics.regression(SCORES, constant * (1 + 1e-16))["corr"])
