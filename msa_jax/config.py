@@ -8,12 +8,11 @@ field, so a flag can never leave a stale value behind.
 
 import dataclasses
 import os
-import types
-import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from msa_jax.errors import UserError, nearest
+from msa_jax import fields
+from msa_jax.errors import UserError
 
 SYNTHETIC = "synthetic_mosei"  # the embedded dataset
 
@@ -154,20 +153,31 @@ class Init:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """Devices an axis: `data` splits the batch, `model` the parameters; -1 takes what is left."""
+    """Devices an axis.
 
+    Attributes:
+      seed: spreads the seeds; -1 takes the most devices over which they divide evenly.
+      data: splits the batch; -1 takes what is left.
+      model: splits the parameters.
+    """
+
+    seed: int = -1
     data: int = -1
     model: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """A run. `seed` sets everything random in it: initial weights, dropout, order of the data.
+    """A run, or several that differ in their seed.
 
-    `model` goes to `msa_jax.models.build`, which checks it: `name` and that model's own fields.
+    Attributes:
+      seed: sets everything random in a run: initial weights, dropout, order of the data.
+      num_seeds: runs with this seed and those after it, trained in one program.
+      model: `name` and that model's own fields; `msa_jax.models.build` checks them.
     """
 
     seed: int = 0
+    num_seeds: int = 1
     data: Data = Data()
     augment: Augment = Augment()
     task: Task = Task()
@@ -176,46 +186,6 @@ class Config:
     training: Training = Training()
     init: Init = Init()
     mesh: Mesh = Mesh()
-
-
-# Least and greatest legal value by field, and of any model's own fields by their last name.
-_AT_LEAST = {
-    "seed": 0,
-    "data.seed": 0,
-    "data.max_length": 1,
-    "data.buckets": 1,
-    "augment.modality_dropout": 0,
-    "augment.frame_dropout": 0,
-    "augment.noise": 0,
-    "task.unimodal_weight": 0,
-    "optimizer.learning_rate": 0,
-    "optimizer.warmup_steps": 0,
-    "optimizer.weight_decay": 0,
-    "optimizer.clip_norm": 0,
-    "training.batch_size": 1,
-    "training.accumulate": 1,
-    "training.eval_batch_size": 1,
-    "training.epochs": 1,
-    "training.evaluations_per_epoch": 1,
-    "training.patience": 0,
-    "width": 1,
-    "hidden": 1,
-    "num_layers": 0,
-    "num_heads": 1,
-    "dropout": 0,
-    "attention_dropout": 0,
-    "input_dropout": 0,
-}
-_AT_MOST = {
-    "seed": 2**32 - 1,
-    "data.seed": 2**32 - 1,
-    "data.buckets": 16,
-    "augment.modality_dropout": 0.99,
-    "augment.frame_dropout": 0.99,
-    "dropout": 0.99,
-    "attention_dropout": 0.99,
-    "input_dropout": 0.99,
-}
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -228,10 +198,10 @@ def to_dict(config: Config) -> dict[str, Any]:
             return [plain(item) for item in value]
         return value
 
-    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    parts = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     return {
         name: plain(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value)  # type: ignore[arg-type]
-        for name, value in fields.items()
+        for name, value in parts.items()
     }
 
 
@@ -245,7 +215,7 @@ def resolve(mapping: Any) -> Config:
         outside its legal values, or fields that contradict each other.
     """
     plain = mapping.to_dict() if hasattr(mapping, "to_dict") else mapping
-    config: Config = _section(Config, plain, "")
+    config: Config = fields.section(Config, plain)
     check_data(config.data)
     classes = config.task.kind != "regression"
     if config.task.loss != "auto" and classes != (config.task.loss == "cross_entropy"):
@@ -305,14 +275,8 @@ def differences(old: Config, new: Config) -> list[str]:
     they are fed and the mesh do not make another run.
     """
 
-    def flat(value: Any, path: str) -> dict[str, Any]:
-        if not isinstance(value, Mapping):
-            return {path: value}
-        parts = (flat(item, f"{path}.{key}" if path else key) for key, item in value.items())
-        return {key: item for part in parts for key, item in part.items()}
-
-    before, after = flat(to_dict(old), ""), flat(to_dict(new), "")
-    ignored = {"data.dir", "data.path", "data.feed", "mesh.data", "mesh.model"}
+    before, after = flat(old), flat(new)
+    ignored = {"data.dir", "data.path", "data.feed", "mesh.seed", "mesh.data", "mesh.model"}
     absent = "(absent)"
     return [
         f"config.{key}: {before.get(key, absent)!r} there, {after.get(key, absent)!r} now"
@@ -321,54 +285,29 @@ def differences(old: Config, new: Config) -> list[str]:
     ]
 
 
-def check_fields(hints: Mapping[str, Any], mapping: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """The values of `mapping`, checked against the types `hints` of the fields at `path`.
+def flat(config: Config) -> dict[str, Any]:
+    """`{dotted name: value}` of all fields."""
 
-    Raises:
-      UserError: on an unknown field, or a value of the wrong type or outside its legal values.
-    """
-    for name in mapping:
-        if name not in hints:
-            raise UserError(f"config.{path}{name} is not a field. {nearest(name, hints)}")
-    return {name: _value(hints[name], value, path + name) for name, value in mapping.items()}
-
-
-def _section(cls: Any, mapping: Mapping[str, Any], path: str) -> Any:
-    return cls(**check_fields(typing.get_type_hints(cls), mapping, path))
-
-
-def _value(hint: Any, value: Any, path: str) -> Any:
-    if dataclasses.is_dataclass(hint):
+    def walk(value: Any, path: str) -> dict[str, Any]:
         if not isinstance(value, Mapping):
-            raise UserError(f"config.{path} is {value!r}: expected a section of fields.")
-        return _section(hint, value, path + ".")
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            raise UserError(f"config.{path}={value!r} is not known. {nearest(str(value), choices)}")
-        return value
-    if origin is tuple:
-        item = typing.get_args(hint)[0]
-        if not isinstance(value, list | tuple) or not all(isinstance(v, item) for v in value):
-            raise UserError(f"config.{path}={value!r}: expected a list of {item.__name__}.")
-        for part in value:
-            _check_range(part, path)
-        return tuple(value)
-    if origin is not None and issubclass(origin, Mapping):
-        return types.MappingProxyType(dict(value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise UserError(f"config.{path}={value!r}: expected {hint.__name__}.")
-    _check_range(value, path)
-    return value
+            return {path: value}
+        parts = (walk(item, f"{path}.{key}" if path else key) for key, item in value.items())
+        return {key: item for part in parts for key, item in part.items()}
+
+    return walk(to_dict(config), "")
 
 
-def _check_range(value: Any, path: str) -> None:
-    name = path.rpartition(".")[2] if path.startswith("model.") else path
-    least, most = _AT_LEAST.get(name), _AT_MOST.get(name)
-    if least is not None and not value >= least:
-        raise UserError(f"config.{path}={value!r}: expected at least {least}.")
-    if most is not None and not value <= most:
-        raise UserError(f"config.{path}={value!r}: expected at most {most}.")
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """`config` with other `{dotted name: value}`, which nothing checks: they may be traced."""
+
+    def replaced(section: Any, names: list[str], value: Any) -> Any:
+        if not names:
+            return value
+        name, *rest = names
+        if isinstance(section, Mapping):
+            return {**section, name: replaced(section.get(name, {}), rest, value)}
+        return dataclasses.replace(section, **{name: replaced(getattr(section, name), rest, value)})
+
+    for path, value in values.items():
+        config = replaced(config, path.split("."), value)
+    return config

@@ -1,4 +1,4 @@
-"""The error that a person can act on, and the search for the name they meant."""
+"""The errors that a person can act on, and the search for the name they meant."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,6 +10,10 @@ class UserError(ValueError):
     Its message says what was found and where, what was expected and what to do. Command lines
     print it alone, without a traceback.
     """
+
+
+class DivergedError(RuntimeError):
+    """The loss is no longer a finite number."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,8 +1,7 @@
 """From a checkpoint and a split to metrics and a prediction for every utterance."""
 
-import csv
 import dataclasses
-import io
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,12 +10,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from msa_jax import config as config_lib
-from msa_jax import metrics, sharding, steps, system
+from msa_jax import metrics, sharding, statistics, steps, system
 from msa_jax.checkpoints import Checkpoints
 from msa_jax.data import builders, dataset, feed, order, store
 from msa_jax.data.normalization import Normalization
 from msa_jax.data.schema import SPLITS, FeatureSchema
 from msa_jax.errors import UserError, nearest
+from msa_jax.population import Population
+from msa_jax.predictions import PredictionTable
 from msa_jax.tasks import Task
 from msa_jax.workdir import Workdir
 
@@ -26,14 +27,12 @@ class Evaluation:
     """A split and what a model predicts for it, row by row.
 
     Attributes:
-      step: of the checkpoint.
       task: gives the true classes.
       split: the data.
       predictions: over the whole split, NumPy arrays.
       baselines: what predictors without features learnt from the train split.
     """
 
-    step: int
     task: Task
     split: store.Split
     predictions: steps.Predictions
@@ -50,8 +49,8 @@ class Evaluation:
         trivial `baselines`, and the mean weight of each modality where the model weighs them.
         """
         scores, outputs = self.split.scores, np.asarray(self.predictions.outputs)
-        intervals = metrics.bootstrap(
-            lambda rows: metrics.of_outputs(self.task, scores[rows], outputs[rows]),
+        intervals = statistics.bootstrap(
+            lambda _, rows: metrics.of_outputs(self.task, scores[rows], outputs[rows]),
             np.asarray(self.split.video_ids),
         )
         weights = {m: float(np.mean(w)) for m, w in self.predictions.weights.items()}
@@ -64,41 +63,37 @@ class Evaluation:
             **({"weights": weights} if weights else {}),
         }
 
-    def predictions_csv(self) -> str:
-        """One row an utterance: `id`, `label`, `prediction`, class probabilities, weights."""
-        outputs, text = np.asarray(self.predictions.outputs), io.StringIO()
-        names = self.task.class_names
-        weights = self.predictions.weights
-        writer = csv.writer(text, lineterminator="\n")
-        probabilities = [] if self.task.is_regression else [f"probability_{n}" for n in names]
-        writer.writerow(
-            ["id", "label", "prediction", *probabilities, *(f"weight_{m}" for m in weights)]
+    def table(self) -> PredictionTable:
+        """Predictions beside the truth, in the split's order."""
+        return PredictionTable(
+            ids=self.split.ids,
+            video_ids=self.split.video_ids,
+            scores=self.split.scores,
+            outputs=np.asarray(self.predictions.outputs),
+            weights={m: np.asarray(w) for m, w in self.predictions.weights.items()},
         )
-        labels = self.task.labels(self.split.scores)
-        for row, name in enumerate(self.split.ids):
-            if self.task.is_regression:
-                judged = [float(self.split.scores[row]), float(outputs[row, 0])]
-            else:
-                judged = [names[labels[row]], names[outputs[row].argmax()], *outputs[row].tolist()]
-            writer.writerow([name, *judged, *(float(w[row]) for w in weights.values())])
-        return text.getvalue()
 
 
 def predict(
-    eval_step: steps.EvalStep, params: Any, batches: feed.Feed, plan: order.EvalOrder
-) -> steps.Predictions:
-    """Predictions for every row of a split, in the split's order, as NumPy arrays."""
+    eval_step: steps.EvalStep,
+    params: Any,
+    batches: feed.Feed,
+    plan: order.EvalOrder,
+    population: Population,
+) -> list[steps.Predictions]:
+    """Each member's predictions for every row of a split, in the split's order, as NumPy arrays."""
     done = [eval_step(params, batch) for batch in batches(plan, 0, len(plan))]
     rows = plan.rows.reshape(-1)
     real = rows >= 0
 
     def in_order(*parts: Any) -> np.ndarray:
-        joined = np.concatenate(jax.device_get(parts))
+        joined = np.concatenate(parts)
         result = np.empty((int(real.sum()), *joined.shape[1:]), joined.dtype)
         result[rows[real]] = joined[real]
         return result
 
-    return jax.tree.map(in_order, *done)
+    members = zip(*map(population.unstack, jax.device_get(done)), strict=True)
+    return [jax.tree.map(in_order, *parts) for parts in members]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,15 +124,15 @@ class Restored:
 
     def evaluate(self) -> Evaluation:
         """Predicts every row."""
+        alone = Population(1, self.mesh)
         with jax.set_mesh(self.mesh):
             eval_step = steps.jit_eval_step(
                 steps.make_eval_step(self.system.model, self.system.objective),
                 self.params,
-                self.mesh,
+                alone,
             )
-            predictions = predict(eval_step, self.params, self.feed, self.plan)
+            (predictions,) = predict(eval_step, self.params, self.feed, self.plan, alone)
         return Evaluation(
-            step=self.step,
             task=self.system.task,
             split=self.split,
             predictions=predictions,
@@ -169,9 +164,14 @@ def restore(
     """
     if split not in SPLITS:
         raise UserError(f"--split={split} is not a split. {nearest(split, SPLITS)}")
-    with Checkpoints(Workdir(workdir).checkpoints, read_only=True) as checkpoints:
-        step = checkpoints.best_step
-        saved = checkpoints.description(step)
+    run = Workdir(workdir)
+    if seeds := run.seeds():
+        raise UserError(
+            f"{workdir} holds the runs of several seeds: name one, such as "
+            f"--workdir={os.path.join(workdir, seeds[0])}."
+        )
+    with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
+        saved = checkpoints.description()
         config = config_lib.resolve(saved["config"])
         schema = FeatureSchema.from_json(saved["schema"])
         data = dataclasses.replace(config.data, dir=data_dir or config.data.dir)
@@ -195,12 +195,12 @@ def restore(
         described = system.build(config)
         mesh = sharding.build_mesh(config_lib.Mesh())
         with jax.set_mesh(mesh):
-            params = checkpoints.restore_params(step, _abstract_params(described, schema, mesh))
+            params = checkpoints.restore_selected(_abstract_params(described, schema, mesh))
     parts = mesh.shape["data"]
     batch_size = -(-config.training.eval_batch_size // parts) * parts
     grouped = dataset.fit_buckets(rows, config.data.buckets)
     return Restored(
-        step=step,
+        step=saved["selection"]["members"][0]["selected"]["step"],
         config=config,
         system=described,
         params=params,

@@ -1,5 +1,7 @@
 """The device mesh and where everything lives on it."""
 
+import math
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -23,27 +25,51 @@ PARAMETER_RULES: Sequence[tuple[str, PartitionSpec]] = (
 )
 
 
-def build_mesh(sizes: config.Mesh) -> Mesh:
-    """The mesh (data, model) over all devices; -1 takes what the other axis leaves.
+AXES = ("seed", "data", "model")
+
+
+def spread_over_cores(num_seeds: int) -> None:
+    """Makes JAX see as many CPU devices as there are cores over which `num_seeds` divide evenly.
+
+    One seed's step is too small to fill two cores; two seeds' steps are not. To be called before
+    anything else asks for a device; does nothing to accelerators, nor where XLA's flags say how
+    many devices there are.
+    """
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        devices = max(n for n in range(1, (cores or 1) + 1) if num_seeds % n == 0)
+        jax.config.update("jax_num_cpu_devices", devices)
+
+
+def build_mesh(sizes: config.Mesh, num_seeds: int = 1) -> Mesh:
+    """The mesh (seed, data, model) over all devices; see `msa_jax.config.Mesh` for -1.
 
     The axes are `Auto`: since JAX 0.9 `make_mesh` gives explicit ones, under which Linen's dropout
     fails.
 
     Raises:
-      UserError: if the axes do not multiply to the number of devices.
+      UserError: if the axes do not multiply to the number of devices, or seeds do not divide.
     """
     count = jax.device_count()
-    shape = [sizes.data, sizes.model]
+    seed = sizes.seed
+    if seed == -1:
+        fixed = max(sizes.data, 1) * max(sizes.model, 1)
+        seed = math.gcd(num_seeds, count // fixed or 1)
+    shape = [seed, sizes.data, sizes.model]
     if shape.count(-1) == 1:
-        known = -shape[0] * shape[1]
+        known = -math.prod(shape)
         if known > 0 and count % known == 0:
             shape[shape.index(-1)] = count // known
-    if min(shape) < 1 or shape[0] * shape[1] != count:
+    if min(shape) < 1 or math.prod(shape) != count:
         raise UserError(
-            f"config.mesh.data={sizes.data} times config.mesh.model={sizes.model} does not give "
-            f"the {count} devices here. -1 for one of them takes what is left."
+            f"config.mesh.seed={sizes.seed}, .data={sizes.data} and .model={sizes.model} do not "
+            f"multiply to the {count} devices here. -1 for data or model takes what is left."
         )
-    return jax.make_mesh(tuple(shape), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    if num_seeds % seed:
+        raise UserError(
+            f"{num_seeds} seeds do not divide over config.mesh.seed={sizes.seed} devices: use -1."
+        )
+    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def check_batch_size(name: str, size: int, mesh: Mesh, accumulate: int = 1) -> None:
@@ -61,6 +87,13 @@ def check_batch_size(name: str, size: int, mesh: Mesh, accumulate: int = 1) -> N
 def over_data(mesh: Mesh) -> NamedSharding:
     """Rows of a batch spread over the data axis."""
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def over_seeds(places: Any) -> Any:
+    """`places` of a tree's leaves when each has a leading axis of seeds, spread over theirs."""
+    return jax.tree.map(
+        lambda place: NamedSharding(place.mesh, PartitionSpec("seed", *place.spec)), places
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -9,11 +9,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
 from msa_jax import augment, losses, sharding
 from msa_jax.config import Augment
 from msa_jax.models.contract import Output
+from msa_jax.population import Population
 from msa_jax.state import TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -129,24 +129,40 @@ def make_eval_step(model: nn.Module, objective: Objective) -> EvalStep:
     return eval_step
 
 
-def jit_train_step(step: TrainStep, state: TrainState, mesh: Mesh) -> TrainStep:
-    """Compiles for `state`'s shardings and rows spread over the data axis; donates the state."""
+def jit_train_step(
+    make: Callable[[Mapping[str, jax.Array]], TrainStep],
+    state: TrainState,
+    values: Mapping[str, jax.Array],
+    population: Population,
+) -> TrainStep:
+    """Compiles for `state`'s shardings and rows spread over the data axis; donates the state.
+
+    Args:
+      make: a member's step, given the values of the fields in which members differ.
+      state: of the whole population.
+      values: `{dotted name: [S]}` of those fields; empty where members differ by seed alone.
+      population: says how members share the program.
+    """
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    rows = population.places(sharding.over_data(population.mesh))
+    each = population.each(lambda member: make(member[2])(member[0], member[1]))
     return jax.jit(
-        step,
-        in_shardings=(places, sharding.over_data(mesh)),
-        out_shardings=(places, sharding.replicated(mesh)),
+        lambda state, batch: each((state, batch, values)),
+        in_shardings=(places, rows),
+        out_shardings=(places, population.places(sharding.replicated(population.mesh))),
         donate_argnums=0,
     )
 
 
-def jit_eval_step(step: EvalStep, params: Any, mesh: Mesh) -> EvalStep:
-    """Compiles for `params`' shardings; every process gets every row's prediction."""
+def jit_eval_step(step: EvalStep, params: Any, population: Population) -> EvalStep:
+    """Compiles for `params`' shardings; all members take the same batch, and every device that
+    holds a member gets all its predictions.
+    """
     places = jax.tree.map(lambda leaf: leaf.sharding, params)
     return jax.jit(
-        step,
-        in_shardings=(places, sharding.over_data(mesh)),
-        out_shardings=sharding.replicated(mesh),
+        population.each(step),
+        in_shardings=(places, sharding.over_data(population.mesh)),
+        out_shardings=population.places(sharding.replicated(population.mesh)),
     )
 
 

@@ -120,15 +120,16 @@ def with_pretrained_encoders(
 ) -> dict[str, Any]:
     """`params` with the encoders of the finished runs that `config.init.encoders` names.
 
+    Of a run of several seeds, the encoders of the same seed are taken.
+
     Raises:
       UserError: if a modality's encoder is in none or in several of the runs, or has other shapes.
     """
     result, origin = dict(params), dict[str, str]()
     for workdir in config.init.encoders:
-        directory = epath.Path(workdir).expanduser() / "checkpoints"
+        directory = run_of_seed(epath.Path(workdir), config.seed) / "checkpoints"
         with Checkpoints(directory, read_only=True) as checkpoints:
-            step = checkpoints.best_step
-            saved = checkpoints.shapes(step)
+            saved = checkpoints.shapes()
             mine = [m for m in config.data.modalities if ENCODERS + m in saved]
             for m in mine:
                 if m in origin:
@@ -146,8 +147,8 @@ def with_pretrained_encoders(
                     f"config.init.encoders: {workdir} does not fit this model:\n  {lines}\n"
                     "Use the same config.model.encoder and features there and here."
                 )
-            result |= checkpoints.restore_params(step, sharding.abstract(wanted))
-            _warn_if_scaled_otherwise(checkpoints.description(step), normalization, mine, workdir)
+            result |= checkpoints.restore_selected(sharding.abstract(wanted))
+            _warn_if_scaled_otherwise(checkpoints.description(), normalization, mine, workdir)
     missing = [m for m in config.data.modalities if m not in origin]
     if config.init.encoders and missing:
         raise UserError(
@@ -155,6 +156,12 @@ def with_pretrained_encoders(
             "name a run for each modality, or one late run."
         )
     return result
+
+
+def run_of_seed(workdir: epath.Path, seed: int) -> epath.Path:
+    """The directory of a seed's run within `workdir`, or `workdir` itself if it is a lone run."""
+    inside = workdir / f"seed_{seed}"
+    return inside if inside.exists() else workdir
 
 
 def _warn_if_scaled_otherwise(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,8 @@ class Workdir:
     """A run's directory, local or in a bucket (`gs://`).
 
     It holds `config.json`, `metrics.jsonl` (a line an evaluation), `results.json`, `curves.png`,
-    `checkpoints/` and TensorBoard's events.
+    `predictions_<split>.csv`, `checkpoints/` and TensorBoard's events; that of several seeds a
+    directory of each.
     """
 
     def __init__(self, path: str) -> None:
@@ -27,6 +29,17 @@ class Workdir:
         self.checkpoints = self.path / "checkpoints"
         self._config = self.path / "config.json"
         self._history = self.path / "metrics.jsonl"
+
+    def member(self, name: str) -> "Workdir":
+        """The directory of a run that is trained together with others; "" is this one."""
+        return Workdir(str(self.path / name))
+
+    def seeds(self) -> list[str]:
+        """Names of the members of a directory of several seeds; empty for a lone run's."""
+        if not self.path.exists():
+            return []
+        names = [each.name for each in self.path.iterdir() if re.fullmatch(r"seed_\d+", each.name)]
+        return sorted(names, key=lambda name: int(name.removeprefix("seed_")))
 
     def record(self, config: config_lib.Config) -> None:
         """Makes the directory that of a run of `config`, once nothing can be refused any more."""
@@ -65,6 +78,10 @@ class Workdir:
         write_json(self.path / "results.json", results)
         plain: dict[str, Any] = _plain(results)
         return plain
+
+    def write_predictions(self, split: str, rows: str) -> None:
+        """Writes the CSV of what is predicted for each utterance of a split."""
+        write_text(self.path / f"predictions_{split}.csv", rows)
 
     def history(self, last_step: int) -> list[dict[str, Any]]:
         """The evaluations up to `last_step`; those after it were lost and will be made again.

@@ -26,19 +26,20 @@ def main() -> None:
     from msa_jax.report import table
 
     try:
-        evaluation = evaluate.restore(
+        restored = evaluate.restore(
             args.workdir,
             args.split,
             data_path=args.data_path,
             data_name=args.data_name,
             data_dir=args.data_dir,
             split_column=args.split_column,
-        ).evaluate()
+        )
+        evaluation = restored.evaluate()
     except UserError as error:
         sys.exit(f"error: {error}")
     report = {
         "workdir": args.workdir,
-        "step": evaluation.step,
+        "step": restored.step,
         "split": args.split,
         "dataset": evaluation.split.fingerprint,
         **evaluation.report(),
@@ -46,7 +47,7 @@ def main() -> None:
     if args.out:
         workdir.write_json(args.out, report)
     if args.predictions:
-        workdir.write_text(args.predictions, evaluation.predictions_csv())
+        workdir.write_text(args.predictions, evaluation.table().to_csv(evaluation.task))
     print("\n".join(table.split("model", report)))
 
 

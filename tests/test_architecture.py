@@ -12,13 +12,16 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "msa_jax").rglob("*.py"))
 # Who may import whom, lowest first: a module may import its own layer and those below.
 LAYERS = [
-    ("errors", "config", "tasks"),
-    ("data.schema", "augment", "losses", "optim", "metrics", "sharding", "workdir"),
-    ("models", "data"),
-    ("state", "steps", "checkpoints"),
+    ("errors", "fields", "config", "tasks", "command"),
+    ("data.schema", "augment", "losses", "optim", "metrics", "sharding", "statistics", "workdir"),
+    ("predictions",),
+    ("models", "data", "conditions"),
+    ("population", "state", "steps", "checkpoints"),
     ("system", "report"),
     ("evaluate",),
-    ("train",),
+    ("member", "summary"),
+    ("train", "robustness"),
+    ("sweep", "reproduce"),
     ("main", "benchmarks"),
 ]
 
@@ -71,7 +74,7 @@ def test_heavy_libraries_stay_in_their_place(path: Path) -> None:
         assert not roots & {"tensorflow", "tensorflow_datasets"}, "only data reads with TensorFlow"
     if module != "checkpoints":
         assert "orbax" not in roots, "checkpoints.py alone knows Orbax"
-    if module != "main":
+    if module != "command":
         assert "ml_collections" not in roots
     assert "matplotlib" not in {n.split(".")[0] for n in _imports(path, everywhere=False)}
 

@@ -19,7 +19,7 @@ from msa_jax.config import Data
 from msa_jax.data import builders, dataset, order, pipeline, prepare
 from msa_jax.data.sources import checksum, open_source, pickles
 from msa_jax.errors import UserError
-from msa_jax.evaluate import evaluate
+from msa_jax.evaluate import restore
 from msa_jax.tasks import Task
 from tests.conftest import tiny_config
 from tests.csd_files import write_csd
@@ -374,5 +374,5 @@ def test_every_format_is_trained_on_and_evaluated(tmp_path: Path, name: str) -> 
     config = tiny_config("early", written(tmp_path, name, longest=3), **overrides)
     results = train.train_and_evaluate(config, str(tmp_path / "run"))
     assert results["splits"]["test"]["n"] == SIZES["test"]
-    again = evaluate(str(tmp_path / "run"), "test")
+    again = restore(str(tmp_path / "run"), "test").evaluate()
     assert again.report()["metrics"] == results["splits"]["test"]["metrics"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.test_train import ROOT, assert_same, saved_params
+from tests.test_train import ROOT, assert_same, selected_params
 
 pytestmark = pytest.mark.slow
 TINY = [
@@ -66,7 +66,7 @@ def test_killed_at_any_step_ends_with_the_same_bits(
         process.wait()
     assert not (killed / "results.json").exists()
     run(command(path, killed, epochs))
-    assert_same(saved_params(tmp_path / "whole"), saved_params(killed))
+    assert_same(selected_params(tmp_path / "whole"), selected_params(killed))
     results = [json.loads((tmp_path / n / "results.json").read_text()) for n in ("whole", "killed")]
     assert results[0]["splits"] == results[1]["splits"]
 

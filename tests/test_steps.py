@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from msa_jax import config, losses, models, optim, sharding, steps
 from msa_jax import state as state_lib
 from msa_jax.errors import UserError
+from msa_jax.population import Population
 from tests.conftest import random_batch
 
 ENCODER = {"width": 8, "num_layers": 1, "num_heads": 2, "hidden": 16, "dropout": 0.0}
@@ -105,8 +106,10 @@ def test_the_step_compiles_once_and_donates_the_state() -> None:
     model, optimizer = _model(dropout=0.1), optim.build(config.Optimizer(), 100)
     with jax.set_mesh(mesh):
         batch = jax.device_put(random_batch(), sharding.over_data(mesh))
-        state = state_lib.create(model, optimizer, batch, 0, mesh)
-        step = steps.jit_train_step(steps.make_train_step(model, optimizer, OBJECTIVE), state, mesh)
+        alone = Population(1, mesh)
+        state = state_lib.create(model, optimizer, batch, [0], alone)
+        made = steps.make_train_step(model, optimizer, OBJECTIVE)
+        step = steps.jit_train_step(lambda _: made, state, {}, alone)
         before = state
         for seed in range(3):
             batch = jax.device_put(random_batch(seed=seed), sharding.over_data(mesh))
@@ -123,7 +126,7 @@ def test_dropout_depends_on_the_step_alone() -> None:
     state, first = step(state, batch)
     state, second = step(state, batch)
     assert first["loss"] != second["loss"]
-    rewound = state_lib.TrainState(state.params, state.opt_state, jnp.int32(0), state.rng)
+    rewound = dataclasses.replace(state, step=jnp.int32(0))
     assert step(rewound, batch)[1]["loss"] == first["loss"]
 
 

@@ -15,24 +15,26 @@ import pytest
 from msa_jax import train
 from msa_jax.checkpoints import Checkpoints
 from msa_jax.data import prepare
-from msa_jax.errors import UserError
-from msa_jax.evaluate import evaluate
+from msa_jax.errors import DivergedError, UserError
+from msa_jax.evaluate import Evaluation, restore
 from tests.conftest import features, tiny_config
 
 ROOT = Path(__file__).parents[1]
 Write = Callable[..., str]
 
 
-def saved_params(workdir: Path, step: int | None = None) -> Any:
+def selected_params(workdir: Path) -> Any:
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        step = checkpoints.latest_step if step is None else step
-        assert step is not None
         place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            checkpoints.shapes(step),
+            checkpoints.shapes(),
         )
-        return checkpoints.restore_params(step, abstract)
+        return checkpoints.restore_selected(abstract)
+
+
+def evaluate(workdir: str, split: str = "test", **data: str) -> Evaluation:
+    return restore(workdir, split, **data).evaluate()
 
 
 def assert_same(a: Any, b: Any) -> None:
@@ -128,8 +130,8 @@ def test_same_seed_same_bits_other_seed_other_run(write_features: Write, tmp_pat
     path = write_features()
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train.train_and_evaluate(tiny_config("early", path, seed=seed), str(tmp_path / name))
-    assert_same(saved_params(tmp_path / "a"), saved_params(tmp_path / "b"))
-    kernel = [saved_params(tmp_path / n)["classifier"]["logits"]["kernel"] for n in ("a", "c")]
+    assert_same(selected_params(tmp_path / "a"), selected_params(tmp_path / "b"))
+    kernel = [selected_params(tmp_path / n)["classifier"]["logits"]["kernel"] for n in ("a", "c")]
     assert not np.array_equal(*kernel)
 
 
@@ -143,7 +145,7 @@ def test_resumed_equals_uninterrupted(
     config = tiny_config("attention", write_features(), **{"training.accumulate": 2})
     expected = train.train_and_evaluate(config, str(tmp_path / "whole"))
     evaluations = 0
-    original = train._Run._evaluate
+    original = train._Training._evaluate
 
     def stop_at_the_second(self: Any, *args: Any) -> Any:
         nonlocal evaluations
@@ -153,12 +155,12 @@ def test_resumed_equals_uninterrupted(
         return original(self, *args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(train._Run, "_evaluate", stop_at_the_second)
+        patched.setattr(train._Training, "_evaluate", stop_at_the_second)
         with pytest.raises(_StopError):
             train.train_and_evaluate(config, str(tmp_path / "stopped"))
     resumed = train.train_and_evaluate(config, str(tmp_path / "stopped"))
     assert resumed["splits"] == expected["splits"]
-    assert_same(saved_params(tmp_path / "whole"), saved_params(tmp_path / "stopped"))
+    assert_same(selected_params(tmp_path / "whole"), selected_params(tmp_path / "stopped"))
     histories = [
         [json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()]
         for n in ("whole", "stopped")
@@ -182,7 +184,7 @@ def test_early_stopping(write_features: Write, tmp_path: Path) -> None:
 def test_divergence_is_reported(write_features: Write, tmp_path: Path) -> None:
     overrides = {"optimizer.learning_rate": 1e30, "optimizer.clip_norm": 0.0}
     config = tiny_config("early", write_features(), **overrides)
-    with pytest.raises(train.DivergedError, match="learning_rate"):
+    with pytest.raises(DivergedError, match="learning_rate"):
         train.train_and_evaluate(config, str(tmp_path / "run"))
     assert not (tmp_path / "run" / "results.json").exists()
 
@@ -201,12 +203,11 @@ def test_pretrained_encoders(
     if not freeze:
         overrides |= {"optimizer.learning_rate": 0.0, "optimizer.weight_decay": 0.0}
     train.train_and_evaluate(tiny_config("attention", path, **overrides), str(tmp_path / "a2"))
-    fused = saved_params(tmp_path / "a2")
+    fused = selected_params(tmp_path / "a2")
     for modality in ("text", "audio", "vision"):
         source = tmp_path / (modality if len(sources) > 1 else "late")
-        step = json.loads((source / "results.json").read_text())["step"]
         name = f"encoders_{modality}"
-        assert_same(fused[name], saved_params(source, step)[name])
+        assert_same(fused[name], selected_params(source)[name])
 
 
 def test_pretrained_encoders_that_do_not_fit_are_named(
@@ -323,8 +324,8 @@ def test_evaluation_on_other_data(write_features: Write, tmp_path: Path) -> None
     other_column = write_features("folds.npz", count=30, split=None, fold=folds)
     by_fold = evaluate(str(tmp_path / "run"), "test", data_path=other_column, split_column="fold")
     assert len(by_fold.split) == 10
-    table = evaluation.predictions_csv().splitlines()
-    assert table[0] == "id,label,prediction"
+    table = evaluation.table().to_csv(evaluation.task).splitlines()
+    assert table[0] == "id,video_id,score,prediction"
     narrow = write_features("narrow.npz", text=np.zeros((100, 6, 2), np.float32))
     with pytest.raises(UserError, match=r"text has 2 feature channels.*trained on 5"):
         evaluate(str(tmp_path / "run"), "test", data_path=narrow)

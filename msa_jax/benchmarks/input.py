@@ -15,6 +15,7 @@ from msa_jax import optim, sharding, steps, system
 from msa_jax import state as state_lib
 from msa_jax.benchmarks.memory import peak_memory_gb
 from msa_jax.data import dataset, feed, order, pipeline
+from msa_jax.population import Population
 
 
 def measure(config: Any, batches: int = 200, repeats: int = 5) -> dict[str, Any]:
@@ -168,9 +169,10 @@ def _train_step(
 ) -> tuple[steps.TrainStep, state_lib.TrainState]:
     optimizer = optim.build(config.optimizer, 1000)
     batch = system.abstract_batch(data.schema, config.training.batch_size)
-    state = state_lib.create(described.model, optimizer, batch, config.seed, mesh)
+    alone = Population(1, mesh)
+    state = state_lib.create(described.model, optimizer, batch, [config.seed], alone)
     step = steps.make_train_step(described.model, optimizer, described.objective)
-    return steps.jit_train_step(step, state, mesh), state
+    return steps.jit_train_step(lambda _: step, state, {}, alone), state
 
 
 def _feed(source: feed.Feed, plan: order.Order, batches: int) -> None:

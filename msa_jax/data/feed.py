@@ -1,7 +1,8 @@
 """From a split to sharded batches on the devices; the only file of `data` that knows JAX.
 
 Both feeds yield the same batches, bit for bit: `stream` moves each batch's frames, `resident` moves
-all frames once, and then only row numbers.
+all frames once, and then only row numbers. Where an order has rows for several seeds, batches have
+a leading axis [S].
 """
 
 import collections
@@ -97,7 +98,7 @@ def _all_frames(split: Split, modality: str) -> np.ndarray:
 
 
 def _gather(held: Any, rows: jax.Array, lengths: tuple[tuple[str, int], ...]) -> Batch:
-    """The batch of `rows` [B], padded to `lengths`: what `Split.gather` gives."""
+    """The batch of `rows` [..., B], padded to `lengths`: what `Split.gather` gives."""
     real = rows >= 0
     at = jnp.maximum(rows, 0)
     batch = {
@@ -107,8 +108,8 @@ def _gather(held: Any, rows: jax.Array, lengths: tuple[tuple[str, int], ...]) ->
     batch["example_mask"] = real
     for m, length in lengths:
         steps = jnp.arange(length)
-        mask = (steps < held["lengths"][m][at][:, None]) & real[:, None]
-        index = jnp.where(mask, held["starts"][m][at][:, None] + steps, 0)
+        mask = (steps < held["lengths"][m][at][..., None]) & real[..., None]
+        index = jnp.where(mask, held["starts"][m][at][..., None] + steps, 0)
         batch[m] = jnp.where(mask[..., None], held["frames"][m][index], 0.0)
         batch[mask_key(m)] = mask
     return batch

@@ -4,7 +4,7 @@ processes, with no state to save and none to restore.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ class Selection:
     """The rows of a batch.
 
     Attributes:
-      rows: [B] int64 in [0, N), or -1 where a batch is filled up.
+      rows: [B] int64 in [0, N), or -1 where a batch is filled up; [S, B] for S seeds.
       bucket: says what the batch is padded to.
     """
 
@@ -25,6 +25,7 @@ class Selection:
 Order = Callable[[int], Selection]
 
 _FILLER = -1
+_EVERY_SEED = 2**64 - 1  # no run's seed
 
 
 class TrainOrder:
@@ -34,6 +35,9 @@ class TrainOrder:
     (so that within a bucket they stay shuffled), cut into batches, and the batches shuffled. One
     batch of an epoch, drawn at random, may be smaller: it is filled up. A batch at a border between
     buckets takes the longer.
+
+    Which rows meet in a batch hangs on the seed; which bucket comes when does not, so that seeds
+    can be trained side by side in batches of one shape.
     """
 
     def __init__(self, buckets: np.ndarray, batch_size: int, seed: int) -> None:
@@ -49,16 +53,28 @@ class TrainOrder:
 
     def _draw(self, epoch: int) -> np.ndarray:
         """Rows [S, B] of an epoch."""
-        key = np.array([self._seed, epoch], np.uint64)
-        generator = np.random.Generator(np.random.Philox(key=key))
-        shuffled = generator.permutation(len(self._buckets))
+        own, common = _generator(self._seed, epoch), _generator(_EVERY_SEED, epoch)
+        shuffled = own.permutation(len(self._buckets))
         ordered = shuffled[np.argsort(self._buckets[shuffled], kind="stable")]
         last = len(ordered) % self._batch_size
         if last:
             # At the end, the few rows with the most say would always be of the longest.
-            place = generator.integers(self.steps_per_epoch) * self._batch_size + last
+            place = common.integers(self.steps_per_epoch) * self._batch_size + last
             ordered = np.insert(ordered, place, [_FILLER] * (self._batch_size - last))
-        return generator.permutation(ordered.reshape(-1, self._batch_size))
+        return common.permutation(ordered.reshape(-1, self._batch_size))
+
+
+class SideBySide:
+    """The batches of several `TrainOrder`s that differ in their seed alone, as one."""
+
+    def __init__(self, orders: Sequence[TrainOrder]) -> None:
+        """Takes an order a seed."""
+        self._orders = orders
+
+    def __call__(self, step: int) -> Selection:
+        """The batches of a step: rows [S, B]."""
+        selections = [order(step) for order in self._orders]
+        return Selection(np.stack([s.rows for s in selections]), selections[0].bucket)
 
 
 class EvalOrder:
@@ -77,6 +93,10 @@ class EvalOrder:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+def _generator(seed: int, epoch: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
 
 
 def _selection(rows: np.ndarray, buckets: np.ndarray) -> Selection:

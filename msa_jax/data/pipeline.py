@@ -55,7 +55,8 @@ def batches(
     def gather(index: np.ndarray) -> list[np.ndarray]:
         selection = order(int(index))
         rows = share(selection.rows, process_index, process_count)
-        batch = split.gather(rows, buckets.lengths[selection.bucket])
+        batch = split.gather(rows.reshape(-1), buckets.lengths[selection.bucket])
+        batch = {name: each.reshape(*rows.shape, *each.shape[1:]) for name, each in batch.items()}
         batch |= columns(split, labels, rows)
         return [batch[name] for name in names]
 
@@ -72,8 +73,8 @@ def batches(
 
 
 def share(rows: np.ndarray, process_index: int, process_count: int) -> np.ndarray:
-    """The part of a batch's rows that falls to a process."""
-    return np.split(rows, process_count)[process_index]
+    """The part of a batch's rows [..., B] that falls to a process."""
+    return np.split(rows, process_count, axis=-1)[process_index]
 
 
 def columns(split: Split, labels: np.ndarray, rows: np.ndarray) -> Batch:

@@ -7,8 +7,8 @@ from typing import Any, get_type_hints
 import flax.linen as nn
 import jax.numpy as jnp
 
-from msa_jax.config import check_fields
 from msa_jax.errors import UserError, nearest
+from msa_jax.fields import check_fields
 from msa_jax.models.attention import AttentionFusion
 from msa_jax.models.early import EarlyFusion
 from msa_jax.models.encoders import Encoder

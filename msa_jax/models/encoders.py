@@ -11,6 +11,7 @@ from msa_jax.data.schema import mask_key
 from msa_jax.models.contract import Batch, Encoded
 from msa_jax.models.layers import (
     LAYER_NORM_EPSILON,
+    Dropout,
     MultiHeadAttention,
     pool_last,
     pool_mean,
@@ -45,14 +46,14 @@ class EncoderLayer(nn.Module):
         def feed_forward(x: jax.Array) -> jax.Array:
             x = nn.Dense(self.hidden, dtype=self.dtype, name="expand")(x)
             x = nn.relu(x) if self.activation == "relu" else nn.gelu(x, approximate=False)
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = Dropout(self.dropout)(x, deterministic=not train)
             return nn.Dense(features, dtype=self.dtype, name="contract")(x)
 
         features = x.shape[-1]
         for name, block in (("attention_norm", attend), ("feed_forward_norm", feed_forward)):
             norm = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name=name)
             update = block(norm(x)) if self.norm == "pre" else block(x)
-            x = x + nn.Dropout(self.dropout, deterministic=not train)(update)
+            x = x + Dropout(self.dropout)(update, deterministic=not train)
             x = norm(x) if self.norm == "post" else x
         return x
 
@@ -94,10 +95,10 @@ class Encoder(nn.Module):
     def __call__(self, frames: jax.Array, mask: jax.Array, train: bool) -> Encoded:
         """Encodes `frames` [B, T, C] where `mask` [B, T] is true; padding changes nothing."""
         x = jnp.where(mask[..., None], frames, 0.0)  # 0 * NaN is NaN: attention would spread it
-        x = nn.Dropout(self.input_dropout, deterministic=not train)(x)
+        x = Dropout(self.input_dropout)(x, deterministic=not train)
         x = nn.Dense(self.width, dtype=self.dtype, name="project")(x)
         x = x + self._positions(frames.shape[1]).astype(self.dtype)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout)(x, deterministic=not train)
         for layer in range(self.num_layers):
             x = EncoderLayer(
                 num_heads=self.num_heads,

@@ -9,6 +9,27 @@ import numpy as np
 LAYER_NORM_EPSILON = 1e-5
 
 
+class Dropout(nn.Module):
+    """Dropout whose rate may be traced, so that it can differ between members of a population.
+
+    The same bits as `nn.Dropout`, which asks whether its rate is 0.
+
+    Attributes:
+      rate: probability in [0, 1) that a feature is set to 0; the others grow by 1 / (1 - rate).
+    """
+
+    rate: float | jax.Array
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        """`x` [...] with features dropped, or as it is."""
+        if deterministic or (isinstance(self.rate, int | float) and not self.rate):
+            return x
+        keep = 1 - self.rate
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+        return jnp.where(kept, x / jnp.asarray(keep, x.dtype), jnp.zeros((), x.dtype))
+
+
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention that returns its weights and stands a fully masked row.
 
@@ -45,7 +66,7 @@ class MultiHeadAttention(nn.Module):
         query, key, value = project("query", queries), project("key", keys), project("value", keys)
         scores = jnp.einsum("bqhd,bshd->bhqs", query, key, preferred_element_type=jnp.float32)
         weights = masked_softmax(scores / np.sqrt(shape[1]), mask[:, None, None, :])
-        kept = nn.Dropout(self.dropout, deterministic=not train)(weights).astype(self.dtype)
+        kept = Dropout(self.dropout)(weights, deterministic=not train).astype(self.dtype)
         attended = jnp.einsum("bhqs,bshd->bqhd", kept, value)
         out = nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, name="out")(attended)
         return out, weights
@@ -69,9 +90,9 @@ class Classifier(nn.Module):
     def __call__(self, features: jax.Array, train: bool) -> jax.Array:
         """Logits [B, K] float32 of `features` [B, F]."""
         for layer, width in enumerate(self.hidden):
-            features = nn.Dropout(self.dropout, deterministic=not train)(features)
+            features = Dropout(self.dropout)(features, deterministic=not train)
             features = nn.relu(nn.Dense(width, dtype=self.dtype, name=f"hidden_{layer}")(features))
-        features = nn.Dropout(self.dropout, deterministic=not train)(features)
+        features = Dropout(self.dropout)(features, deterministic=not train)
         return nn.Dense(self.num_outputs, dtype=jnp.float32, name="logits")(features)
 
 

@@ -98,9 +98,17 @@ def intervals(
                 panel.plot([paper], [place], "|", color=red, markersize=15, markeredgewidth=2.2)
         if any(not math.isnan(canvas.number(row.paper)) for row in rows):
             handles.append(
-                Line2D([], [], color=red, marker="|", linestyle="", markersize=11,
-                       markeredgewidth=2.2, label="the paper's figure")
-            )  # fmt: skip
+                Line2D(
+                    [],
+                    [],
+                    color=red,
+                    marker="|",
+                    linestyle="",
+                    markersize=11,
+                    markeredgewidth=2.2,
+                    label="the paper's figure",
+                )
+            )
         panel.set_yticks(range(len(rows)), [canvas.label(row.label) for row in rows])
         panel.set_ylim(len(rows) - 0.4, -0.6)
         panel.grid(visible=False, axis="y")
@@ -174,10 +182,15 @@ def _handles(systems: Sequence[str], constant: float | None) -> "list[Line2D]":
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=canvas.colour(place), marker=canvas.marker(place),
-               label=canvas.label(system))
+        Line2D(
+            [],
+            [],
+            color=canvas.colour(place),
+            marker=canvas.marker(place),
+            label=canvas.label(system),
+        )
         for place, system in enumerate(systems)
-    ]  # fmt: skip
+    ]
     if constant is not None:
         handles.append(Line2D([], [], color=canvas.REFERENCE, linestyle="--", label=_CONSTANT))
     return handles

@@ -24,12 +24,36 @@ _NOT_RATES = ("mae", "corr")
 def results(report: Mapping[str, Any]) -> str:
     """What `results.json` holds, as lines: a table a split, trivial baselines beside the model."""
     what = f"{report['model']} on {report['dataset']['fingerprint']}, {report['task']['kind']}"
-    chosen = f"best step {report['step']} by {report['selection']}"
-    speed = f"{report['seconds']:.0f} s, {report['examples_per_second']:.0f} examples/s"
+    if "seeds" in report:
+        chosen = f"{len(report['seeds'])} seeds, each at its best step by {report['selection']}"
+    else:
+        chosen = f"best step {report['step']} by {report['selection']}"
+    speed = f"{_number(report['seconds'])} s, {_number(report['examples_per_second'])} examples/s"
     lines = [f"{what}, {chosen}, {speed}"]
+    diverged = [name for name, each in report.get("seeds", {}).items() if each["diverged"]]
+    if diverged:
+        lines.append(f"  diverged (counted with their best before): {', '.join(diverged)}")
     for name, part in report["splits"].items():
-        lines += [f"{name} ({part['n']} utterances)", *split(report["model"], part)]
+        table = seeds if "seeds" in report else split
+        lines += [f"{name} ({part['n']} utterances)", *table(report["model"], part)]
     return "\n".join(lines)
+
+
+def seeds(model: str, part: Mapping[str, Any]) -> list[str]:
+    """The table of a split over seeds: mean, standard deviation, best, trivial baselines."""
+    names = [name for name in _COLUMNS if name in part["metrics"]]
+    rows = [["", *(_COLUMNS[name] for name in names)]]
+    for label, figure in (
+        (f"{model}, mean", "mean"),
+        ("  standard deviation", "std"),
+        ("  95 % low", "low"),
+        ("  95 % high", "high"),
+        ("  best seed", "best"),
+    ):
+        rows.append([label, *(_shown(name, part["metrics"][name][figure]) for name in names)])
+    for baseline, values in part["baselines"].items():
+        rows.append([baseline, *(_shown(name, values[name]) for name in names)])
+    return _aligned(rows)
 
 
 def split(model: str, part: Mapping[str, Any]) -> list[str]:
@@ -51,6 +75,10 @@ def split(model: str, part: Mapping[str, Any]) -> list[str]:
         weights = ", ".join(f"{m} {value:.2f}" for m, value in part["weights"].items())
         lines.append(f"  mean weight of each modality: {weights}")
     return lines
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{value:.0f}"
 
 
 def _shown(name: str, value: float | None) -> str:

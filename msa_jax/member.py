@@ -1,0 +1,129 @@
+"""One run of a population: how far it has come, and what it leaves behind."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from msa_jax import config as config_lib
+from msa_jax import evaluate, metrics
+from msa_jax.checkpoints import Checkpoints
+from msa_jax.config import Config
+from msa_jax.report import curves
+from msa_jax.workdir import Workdir, write_bytes
+
+
+@dataclasses.dataclass
+class Member:
+    """One run of the population, and how far it has come.
+
+    Attributes:
+      config: its own.
+      run: its directory.
+      history: a line an evaluation.
+      selected: the step and the validation metrics of what was best so far; None at first.
+      diverged: the step at which its loss was no longer finite; it is not followed after that.
+      evaluations: of the selected parameters, by split; once training is over.
+      results: what its `results.json` holds; None before the end, or if it never got anywhere.
+    """
+
+    config: Config
+    run: Workdir
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    selected: dict[str, Any] | None = None
+    diverged: int | None = None
+    evaluations: dict[str, evaluate.Evaluation] = dataclasses.field(default_factory=dict)
+    results: dict[str, Any] | None = None
+
+    def record(self, entry: dict[str, Any]) -> bool:
+        """Takes an evaluation; returns whether it is the best so far, of equals the earliest."""
+        valid = {
+            name.removeprefix("valid_"): value
+            for name, value in entry.items()
+            if name.startswith("valid_")
+        }
+        name = self.config.training.selection
+        if not math.isfinite(entry["train_loss"]) or not math.isfinite(valid["loss"]):
+            self.diverged = entry["step"]
+            return False
+        self.history.append(entry)
+        best = self.selected
+        if best and not metrics.is_better(name, valid[name], best["metrics"][name]):
+            return False
+        self.selected = {"step": entry["step"], "metrics": valid}
+        return True
+
+    def is_done(self, step: int, interval: int) -> bool:
+        """Whether it diverged, or its last `patience` evaluations brought nothing."""
+        if self.diverged is not None:
+            return True
+        patience = self.config.training.patience
+        since = step - self.selected["step"] if self.selected else 0
+        return bool(patience) and since >= patience * interval
+
+    def finish(
+        self, evaluations: Mapping[str, evaluate.Evaluation], shared: Mapping[str, Any]
+    ) -> None:
+        """Writes what a person opens, but for `results.json`, which marks the end.
+
+        Args:
+          evaluations: of the selected parameters, by split.
+          shared: what the results say of all members: the dataset and the count of parameters.
+        """
+        assert self.selected is not None
+        task = next(iter(evaluations.values())).task
+        self.evaluations = dict(evaluations)
+        self.results = {
+            **shared,
+            "task": {
+                "kind": task.kind,
+                "neutral": task.neutral,
+                "classes": list(task.class_names),
+            },
+            "model": self.config.model["name"],
+            "modalities": list(self.config.data.modalities),
+            "selection": f"valid {self.config.training.selection}",
+            "seed": self.config.seed,
+            "step": self.selected["step"],
+            "diverged": self.diverged,
+            "seconds": self.history[-1]["seconds"] if self.history else math.nan,
+            "examples_per_second": float(
+                np.median([entry["examples_per_second"] for entry in self.history] or [math.nan])
+            ),
+            "splits": {split: each.report() for split, each in evaluations.items()},
+        }
+        for split, evaluation in evaluations.items():
+            self.run.write_predictions(split, evaluation.table().to_csv(task))
+        write_bytes(self.run.path / "curves.png", curves.png(self.history, task))
+
+    def write_alone(self, params: Any, described: Mapping[str, Any]) -> None:
+        """Leaves the directory of a member of several as that of a finished lone run."""
+        if self.run.results():
+            return  # written before an interruption
+        assert self.selected is not None
+        assert self.results is not None
+        self.run.checkpoints.rmtree(missing_ok=True)
+        with Checkpoints(self.run.checkpoints) as checkpoints:
+            checkpoints.save(
+                self.selected["step"],
+                {"selected": params},
+                description(self.config, [self], described),
+            )
+        self.run.write_results(self.results)
+
+    def progress(self) -> dict[str, Any]:
+        """What a checkpoint remembers of it."""
+        return {"selected": self.selected, "diverged": self.diverged}
+
+
+def description(
+    config: Config, members: Sequence[Member], described: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a checkpoint of `members` says of itself; `described` is the data's part of it."""
+    return {
+        "config": config_lib.to_dict(config),
+        **described,
+        "selection": {"members": [member.progress() for member in members]},
+    }
