@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from msa_jax import config as config_lib
-from msa_jax import models, optim, population, sharding, steps, train
+from msa_jax import models, optim, population, predictions, sharding, steps, train
 from msa_jax import state as state_lib
 from msa_jax.errors import UserError
 from msa_jax.population import Population
+from msa_jax.tasks import Task
 from msa_jax.workdir import Workdir
 from tests.conftest import random_batch, tiny_config
 from tests.test_train import evaluate, selected_params
@@ -28,7 +29,7 @@ def _history(workdir: Path) -> list[dict[str, float]]:
 
 
 def _assert_like(alone: Path, together: Path) -> None:
-    """The same losses and the same choice, up to rounding."""
+    """The same losses, choice and predictions, up to rounding."""
     one, other = _history(alone), _history(together)
     assert [entry["step"] for entry in one] == [entry["step"] for entry in other]
     for a, b in zip(one, other, strict=True):
@@ -36,12 +37,12 @@ def _assert_like(alone: Path, together: Path) -> None:
             assert a[name] == pytest.approx(b[name], rel=1e-4)
     results = [json.loads((path / "results.json").read_text()) for path in (alone, together)]
     assert results[0]["step"] == results[1]["step"]
-    for a, b in zip(
-        jax.tree.leaves(selected_params(alone)),
-        jax.tree.leaves(selected_params(together)),
-        strict=True,
-    ):
-        np.testing.assert_allclose(a, b, atol=2e-4)
+    # Not parameters: some (keys' biases) have no gradient but rounding, which Adam makes large.
+    tables = [
+        predictions.read(path / "predictions_test.csv", Task(kind="three_class"))
+        for path in (alone, together)
+    ]
+    np.testing.assert_allclose(tables[0].outputs, tables[1].outputs, atol=1e-3)
 
 
 def test_each_seed_ends_as_if_trained_alone(write_features: Write, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import FAST_COMPILING
 from tests.test_train import ROOT, assert_same, selected_params
 
 pytestmark = pytest.mark.slow
@@ -32,7 +33,7 @@ def command(path: str, workdir: Path, *flags: str) -> list[str]:
 
 def run(arguments: list[str], devices: int = 1) -> str:
     flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "XLA_FLAGS": f"{flags} {FAST_COMPILING}", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         arguments, cwd=ROOT, env=environment, timeout=300, capture_output=True, text=True
     )
@@ -75,16 +76,19 @@ def test_eight_devices_give_the_losses_of_one(
     write_features: Callable[..., str], tmp_path: Path
 ) -> None:
     path, histories, predictions = write_features(), [], []
-    for devices, flags in ((1, ()), (8, ()), (8, ("--config.mesh.model=2",))):
-        workdir = tmp_path / f"{devices}{len(flags)}"
+    spread = ("--config.num_seeds=2",)  # each seed on four of the devices
+    for devices, flags in ((1, ()), (8, ()), (8, ("--config.mesh.model=2",)), (8, spread)):
+        workdir = tmp_path / f"run_{len(histories)}"
         run(command(path, workdir, "--config.training.epochs=4", *flags), devices)
+        if flags == spread:
+            workdir = workdir / "seed_0"
         lines = (workdir / "metrics.jsonl").read_text().splitlines()
         histories.append([json.loads(line) for line in lines])
-        out = tmp_path / f"{workdir.name}.csv"
+        out = tmp_path / f"{len(histories)}.csv"
         run([sys.executable, "scripts/evaluate.py", f"--workdir={workdir}", f"--predictions={out}"])
         rows = [line.split(",") for line in out.read_text().splitlines()[1:]]
-        predictions.append(np.array([row[3:] for row in rows], float))
-    for other in (1, 2):
+        predictions.append(np.array([row[5:] for row in rows], float))
+    for other in (1, 2, 3):
         for name in ("train_loss", "valid_loss", "train_accuracy", "valid_accuracy"):
             one, many = ([entry[name] for entry in histories[i]] for i in (0, other))
             np.testing.assert_allclose(one, many, rtol=1e-5, err_msg=name)
@@ -96,7 +100,7 @@ def test_wrong_commands_end_with_one_clear_line(
 ) -> None:
     arguments = command(write_features(), tmp_path / "run", "--config.training.batch_size=12")
     flags = "--xla_force_host_platform_device_count=8"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "XLA_FLAGS": f"{flags} {FAST_COMPILING}", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         arguments, cwd=ROOT, env=environment, timeout=300, capture_output=True, text=True
     )

@@ -3,7 +3,7 @@
 import io
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 from msa_jax.report.page import one_line
@@ -18,7 +18,7 @@ DPI = 120
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 REFERENCE = "#5F6B76"  # what is compared with: a constant predictor, the diagonal
-_LONGEST_LABEL = 48
+_LONGEST_LABEL = 48  # letters
 _PANELS_A_ROW = 3
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -66,14 +66,14 @@ def png(width: float, height: float, paint: Callable[["Figure"], None]) -> bytes
     return buffer.getvalue()
 
 
-def rows_and_columns(panels: int) -> tuple[int, int]:
-    """A grid of at most three columns with few gaps: four panels are two by two.
-
-    Raises:
-      ValueError: there is nothing to draw.
-    """
-    if panels < 1:
+def refuse_nothing(drawn: Sized) -> None:
+    """Raises ValueError where there is nothing to draw."""
+    if len(drawn) == 0:
         raise ValueError("There is nothing to draw")
+
+
+def rows_and_columns(panels: int) -> tuple[int, int]:
+    """A grid of at most three columns with few gaps: four panels are two by two."""
     rows = math.ceil(panels / _PANELS_A_ROW)
     return rows, math.ceil(panels / rows)
 
@@ -99,11 +99,16 @@ def legend(figure: "Figure", handles: "Sequence[Artist]") -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
-def label(text: str) -> str:
-    """A name fit for a picture: one line, cut where it is too long to be shown."""
+def title(text: str) -> str:
+    """A name fit to stand above one panel of several."""
+    return label(text, longest=32)
+
+
+def label(text: str, *, longest: int = _LONGEST_LABEL) -> str:
+    """A name fit for a picture: one line, cut where it is longer than so many letters."""
     text = one_line(text)
-    if len(text) > _LONGEST_LABEL:
-        text = f"{text[: _LONGEST_LABEL - 1]}\u2026"
+    if len(text) > longest:
+        text = f"{text[: longest - 1]}\u2026"
     # matplotlib leaves names that start with an underscore out of legends; a space no one sees
     # before it keeps them in.
     return f"\u200a{text}" if text.startswith("_") else text

@@ -72,6 +72,7 @@ def intervals(
       decimals: of the values printed beside the rows.
       trivial: what the vertical line is called.
     """
+    canvas.refuse_nothing(rows)
 
     def paint(figure: "Figure") -> None:
         from matplotlib.lines import Line2D
@@ -139,6 +140,7 @@ def robustness(
       metric: name of the values.
       level_names: of each corruption, what its levels are; those not named are called "level".
     """
+    canvas.refuse_nothing(curves)
     constant = None if math.isnan(canvas.number(constant)) else constant
     systems = list(dict.fromkeys(system for panel in curves.values() for system in panel))
     rows, columns = canvas.rows_and_columns(len(curves))
@@ -152,8 +154,8 @@ def robustness(
                 _line(panel, curve, systems.index(system))
             if constant is not None:
                 panel.axhline(constant, color=canvas.REFERENCE, linestyle="--", linewidth=1.2)
-            panel.set_title(canvas.label(corruption))
-            panel.set_xlabel(canvas.label((level_names or {}).get(corruption, "level")))
+            panel.set_title(canvas.title(corruption))
+            panel.set_xlabel(canvas.title((level_names or {}).get(corruption, "level")))
             if place % columns == 0:
                 panel.set_ylabel(canvas.label(metric))
         canvas.legend(figure, _handles(systems, constant))
@@ -213,6 +215,7 @@ def subsets(
       decimals: of the values printed at the bars' ends.
       deviations: standard deviations over seeds.
     """
+    canvas.refuse_nothing(values)
     constant = None if math.isnan(canvas.number(constant)) else constant
 
     def paint(figure: "Figure") -> None:

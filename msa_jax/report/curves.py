@@ -68,6 +68,8 @@ def learning_curves(
         named then.
       metric_names: metrics as the histories call them, without the split.
     """
+    canvas.refuse_nothing(histories)
+    canvas.refuse_nothing(metric_names)
     systems = list(histories)
     alone = len(systems) == 1
     rows, columns = canvas.rows_and_columns(len(systems))
@@ -93,7 +95,7 @@ def learning_curves(
                     panel.sharex(own[0])
                     panel.sharey(own[0])
                 _curves(panel, histories[systems[place]], metric, marker)
-                panel.set_title(title if alone else canvas.label(systems[place]))
+                panel.set_title(title if alone else canvas.title(systems[place]))
                 if place % columns == 0 and not alone:
                     panel.set_ylabel(title)
                 if place + columns >= len(systems):

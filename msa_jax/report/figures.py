@@ -41,8 +41,9 @@ def confusion_matrices(counts: Mapping[str, ArrayLike], class_names: Sequence[st
       class_names: [K].
     """
     size = len(class_names)
+    canvas.refuse_nothing(counts)
     rows, columns = canvas.rows_and_columns(len(counts))
-    names = [canvas.label(name) for name in class_names]
+    names = [canvas.label(name, longest=14) for name in class_names]
 
     def paint(figure: "Figure") -> None:
         panels = canvas.grid(figure, rows, columns, len(counts))
@@ -58,7 +59,7 @@ def confusion_matrices(counts: Mapping[str, ArrayLike], class_names: Sequence[st
                     ink = "white" if share > 0.55 else "black"
                     text = f"{100 * share:.0f}" if size > 4 else f"{100 * share:.1f}"
                     panel.text(predicted, truth, text, color=ink, ha="center", va="center")
-            panel.set_title(canvas.label(system))
+            panel.set_title(canvas.title(system))
             panel.set_xticks(range(size), names)
             panel.set_yticks(
                 range(size),
@@ -81,6 +82,7 @@ def reliability(systems: Mapping[str, Calibration]) -> bytes:
 
     Points below the diagonal are overconfident. The expected calibration error is in the title.
     """
+    canvas.refuse_nothing(systems)
     rows, columns = canvas.rows_and_columns(len(systems))
 
     def paint(figure: "Figure") -> None:
@@ -95,7 +97,7 @@ def reliability(systems: Mapping[str, Calibration]) -> bytes:
                 continue
             system = list(systems)[place]
             _reliability(diagram, histogram, systems[system])
-            diagram.set_title(f"{canvas.label(system)}\nECE {systems[system].ece:.3f}")
+            diagram.set_title(f"{canvas.title(system)}\nECE {systems[system].ece:.3f}")
             if column == 0:
                 diagram.set_ylabel("accuracy")
                 histogram.set_ylabel("utterances")
@@ -132,6 +134,7 @@ def modality_weights(
         the classes' names, in the order they are shown. What is missing or NaN is left out.
       deviations: of the same, standard deviations over seeds.
     """
+    canvas.refuse_nothing(weights)
     groups = list(dict.fromkeys(group for values in weights.values() for group in values))
     wide = 0.8 / len(weights)
 
@@ -159,7 +162,7 @@ def modality_weights(
                     ha="center",
                     fontsize=8,
                 )
-        panel.set_xticks(range(len(groups)), [canvas.label(group) for group in groups])
+        panel.set_xticks(range(len(groups)), [canvas.label(group, longest=20) for group in groups])
         panel.set_xlim(-0.6, len(groups) - 0.4)
         panel.set_ylim(0, 1.1 * top or 1)
         panel.grid(visible=False, axis="x")
