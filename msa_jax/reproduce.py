@@ -349,7 +349,7 @@ def _compare(
     }
     best = min(validation, key=lambda name: validation[name] * (1 if measure == "mae" else -1))
     fusions = [s.name for s in found if s.table == 2]
-    pairs = [(name, trivial) for name in tables]
+    pairs = [(s.name, trivial) for s in found]
     pairs += [(name, best) for name in fusions]
     pairs += [(second, first) for first, second in itertools.combinations(fusions, 2)]
     compared = [statistics.compare(each[a], each[b], groups) for a, b in pairs]

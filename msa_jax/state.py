@@ -46,7 +46,7 @@ def initialize(
         opt_state=optimizer.init(params),
         step=jnp.zeros((), jnp.int32),
         rng=rng,
-        selected=params,
+        selected=jax.tree.map(jnp.copy, params),  # donated beside them: no buffer twice
     )
 
 

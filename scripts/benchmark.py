@@ -8,6 +8,8 @@ python scripts/benchmark.py stream [--size=tenfold]
   twice: the first prepares the data)
 python scripts/benchmark.py alignment [--fraction=0.1]
   reading .csd files of CMU-MOSEI's shape, in a process of its own
+python scripts/benchmark.py population [--config=configs/attention.py:quick] [--seeds=10]
+  many seeds in one program beside as many runs one after the other
 
 Each takes --out=FILE.json.
 """
@@ -36,6 +38,10 @@ def main() -> None:
     alignment = commands.add_parser("alignment")
     alignment.add_argument("--fraction", type=float, default=0.1, help="of CMU-MOSEI's videos")
     alignment.add_argument("--directory", help="for the generated files, up to 6 GB")
+    population = commands.add_parser("population")
+    population.add_argument("--config", default="configs/attention.py:quick")
+    population.add_argument("--seeds", type=int, default=10)
+    population.add_argument("--repeats", type=int, default=2)
     for command in commands.choices.values():
         command.add_argument("--out", help="JSON file for the figures")
     args = parser.parse_args()
@@ -55,6 +61,10 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         from msa_jax.benchmarks import alignment
 
         return alignment.measure(args.fraction, directory=args.directory)
+    if args.what == "population":
+        from msa_jax.benchmarks import population
+
+        return population.measure(args.config, args.seeds, args.repeats)
     from msa_jax.benchmarks import input as input_benchmark
 
     config = _load(args.config)
