@@ -49,7 +49,7 @@ def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.Conf
         config.model.encoder.update(width=32, num_layers=1, num_heads=4, hidden=64, dropout=0.3)
         config.optimizer.update(learning_rate=2e-3, schedule="cosine")
         config.model.classifier.dropout = 0.3
-        config.training.update(batch_size=50, epochs=10)
+        config.training.update(batch_size=50, epochs=8)
     elif name == "mosi":
         config.model.encoder.update(num_layers=1, positions="none", dropout=0.4, input_dropout=0.3)
         config.model.classifier.dropout = 0.4

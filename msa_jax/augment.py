@@ -1,7 +1,7 @@
 """Batches with less in them: missing modalities, missing frames, noise.
 
-For training (config.augment), drawn anew at each step, and for measuring robustness, with a key
-that stays. Labels stay as they are.
+For training (config.augment), drawn anew at each step; `msa_jax.conditions` takes things away to
+measure robustness. Labels stay as they are.
 """
 
 from collections.abc import Mapping

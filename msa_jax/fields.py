@@ -88,7 +88,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         return types.MappingProxyType(dict(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if hint is float and getattr(value, "shape", None) == ():
+    if hint is float and hasattr(value, "aval"):
         return value  # traced: it stands for several values, each of which was checked
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise UserError(f"config.{path}={value!r}: expected {hint.__name__}.")

@@ -24,9 +24,10 @@ class Member:
       run: its directory.
       history: a line an evaluation.
       selected: the step and the validation metrics of what was best so far; None at first.
-      diverged: the step at which its loss was no longer finite; it is not followed after that.
+      diverged: the step at which its loss was no longer finite. As of a lone run that diverges,
+        there will be no results.
       evaluations: of the selected parameters, by split; once training is over.
-      results: what its `results.json` holds; None before the end, or if it never got anywhere.
+      results: what its `results.json` holds; None before the end, or if it diverged.
     """
 
     config: Config
@@ -87,7 +88,6 @@ class Member:
             "selection": f"valid {self.config.training.selection}",
             "seed": self.config.seed,
             "step": self.selected["step"],
-            "diverged": self.diverged,
             "seconds": self.history[-1]["seconds"] if self.history else math.nan,
             "examples_per_second": float(
                 np.median([entry["examples_per_second"] for entry in self.history] or [math.nan])

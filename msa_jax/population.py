@@ -21,10 +21,17 @@ from msa_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Population:
-    """How many members there are, and over which devices they are spread."""
+    """How many members there are, and over which devices they are spread.
+
+    Attributes:
+      size: S.
+      mesh: whose axis `seed` divides S.
+      at_once: whether a device computes its members at once; None: on accelerators.
+    """
 
     size: int
     mesh: Mesh
+    at_once: bool | None = None
 
     def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function(member, *shared)` for every member, in one program.
@@ -41,13 +48,15 @@ class Population:
         """
         if self.size == 1:
             return function
-        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        at_once = self.at_once
+        if at_once is None:
+            at_once = self.mesh.devices.flat[0].platform != "cpu"
 
         def local(members: Any, *shared: Any) -> Any:
             def one(member: Any) -> Any:
                 return function(member, *shared)
 
-            return jax.lax.map(one, members) if on_cpu else jax.vmap(one)(members)
+            return jax.vmap(one)(members) if at_once else jax.lax.map(one, members)
 
         def spread(members: Any, *shared: Any) -> Any:
             if self.mesh.shape["seed"] == 1:

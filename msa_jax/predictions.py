@@ -72,8 +72,9 @@ def read(path: epath.PathLike, task: Task) -> PredictionTable:
     Raises:
       UserError: if the file is missing or damaged.
     """
+    file = epath.Path(path)
     try:
-        header, *rows = csv.reader(io.StringIO(epath.Path(path).read_text()))
+        header, *rows = csv.reader(io.StringIO(file.read_text()))
         columns = dict(zip(header, zip(*rows, strict=True), strict=True))
         outputs = ["prediction"]
         if not task.is_regression:
@@ -91,8 +92,8 @@ def read(path: epath.PathLike, task: Task) -> PredictionTable:
         )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{path} cannot be read as predictions: {error!r}. Remove the results.json beside it "
-            "and run the training command again: it writes both anew."
+            f"{path} cannot be read as predictions: {error!r}. Write it anew: python "
+            f"scripts/evaluate.py --workdir={file.parent} --split=SPLIT --predictions={path}"
         ) from error
 
 

@@ -7,28 +7,26 @@ Sizes and optimiser are ours (see `configs/common.py`): the paper gives none.
 
 import dataclasses
 import itertools
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from msa_jax import config as config_lib
 from msa_jax import metrics, predictions, statistics, summary, train
 from msa_jax.data import dataset
+from msa_jax.errors import UserError
 from msa_jax.models.late import combine_classes, combine_scores
 from msa_jax.predictions import PredictionTable
-from msa_jax.tasks import CLASS_NAMES, Task
+from msa_jax.tasks import CLASS_NAMES, Task, three_class
 from msa_jax.workdir import Workdir
 
 # Test accuracy in % on CMU-MOSEI, arXiv 2501.08085, Tables 1 and 2.
-PAPER = {"vision": 65.69, "audio": 65.84, "text": 69.36, "late": 66.23, "early": 71.87}
-PAPER |= {"attention": 72.39, "early_pretrained": 71.87, "attention_pretrained": 72.39}
+# A1 and A2 are described with pre-trained encoders.
+PAPER = {"vision": 65.69, "audio": 65.84, "text": 69.36, "late": 66.23}
+PAPER |= {"early_pretrained": 71.87, "attention_pretrained": 72.39}
 LABELS = {
     "late": "A0 late, majority vote",
     "early": "A1 early",
@@ -123,10 +121,12 @@ def reproduce(found: Sequence[System], workdir: str, tell: Callable[[str], None]
             runs[each.name] = train.train_and_evaluate(
                 each.config, str(Workdir(workdir).member(each.name).path)
             )
+            _check_seeds(each, runs[each.name])
     config = config_lib.resolve(found[-1].config)
     task = Task(kind=config.task.kind, neutral=config.task.neutral)
     data = dataset.load(config.data)
     splits = [split for split in data.splits if split != "train"]
+    scored = splits[-1]  # test, where there is one
     tell("judging the predictions")
     tables = {
         each.name: {
@@ -152,55 +152,52 @@ def reproduce(found: Sequence[System], workdir: str, tell: Callable[[str], None]
             "paper": PAPER.get(each.name),
             **_run(runs.get(each.name)),
             "splits": {
-                split: _judge(task, tables[each.name][split], split == "test") for split in splits
+                split: _judge(task, tables[each.name][split], in_full=split == scored)
+                for split in splits
             },
         }
         for each in found
     }
-    scored = "test" if "test" in splits else splits[-1]
     return {
         "dataset": data.summary,
         "card": {
             "fingerprint": data.schema.fingerprint,
-            "splits": {name: len(split) for name, split in data.splits.items()},
+            "splits": {
+                name: {
+                    "utterances": len(split),
+                    "videos": len(set(split.video_ids)),
+                    **{bins: _shares(split.scores, bins) for bins in ("closed", "right_closed")},
+                }
+                for name, split in data.splits.items()
+            },
         },
         "task": {"kind": task.kind, "neutral": task.neutral, "classes": list(task.class_names)},
         "config": config_lib.to_dict(config),
         "judged_on": scored,
-        "seeds": list(runs[found[0].name].get("seeds", {"": None})),
+        "seeds": _seed_numbers(runs[found[0].name]),
         "systems": judged,
         "baselines": _baselines(task, train_scores, {s: data.splits[s].scores for s in splits}),
         "comparisons": _compare(
             task, found, {name: each[scored] for name, each in tables.items()}, judged, train_scores
         ),
-        "environment": environment(),
+        "environment": runs[found[-1].name]["environment"],
         "seconds": time.perf_counter() - start,
     }
+
+
+def _check_seeds(system: System, results: Mapping[str, Any]) -> None:
+    """Raises UserError if a seed diverged: none is left out of a table in silence."""
+    diverged = [name for name, each in results.get("seeds", {}).items() if each["diverged"]]
+    if diverged:
+        raise UserError(
+            f"{system.label}: {', '.join(diverged)} diverged, so the table would leave out the "
+            "worst. Lower config.optimizer.learning_rate and use another --workdir."
+        )
 
 
 def histories(workdir: str, name: str) -> list[list[dict[str, Any]]]:
     """The learning curves of a system's seeds."""
     return [run.history(2**62) for run in _members(Workdir(workdir).member(name))]
-
-
-def environment() -> dict[str, Any]:
-    """Versions and device, for the record."""
-    packages = (
-        "msa_jax",
-        "jax",
-        "flax",
-        "optax",
-        "orbax-checkpoint",
-        "numpy",
-        "tensorflow-datasets",
-    )
-    device = jax.devices()[0]
-    return {
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in packages},
-        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
-        "cores": os.cpu_count(),
-    }
 
 
 def _members(run: Workdir) -> list[Workdir]:
@@ -209,10 +206,20 @@ def _members(run: Workdir) -> list[Workdir]:
 
 def _seeds(run: Workdir, split: str, task: Task) -> list[PredictionTable]:
     return [
-        predictions.read(member.path / f"predictions_{split}.csv", task)
-        for member in _members(run)
-        if member.results() is not None
+        predictions.read(member.path / f"predictions_{split}.csv", task) for member in _members(run)
     ]
+
+
+def _seed_numbers(results: Mapping[str, Any]) -> list[int]:
+    """The seeds of a run's `results.json`, of several or one."""
+    several = [each["seed"] for each in results.get("seeds", {}).values()]
+    return several or [results["seed"]]
+
+
+def _shares(scores: np.ndarray, neutral: str) -> dict[str, float]:
+    """The share of each of the paper's classes."""
+    labels = three_class(scores, neutral)
+    return {name: float(np.mean(labels == k)) for k, name in enumerate(CLASS_NAMES["three_class"])}
 
 
 def _run(results: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -233,7 +240,7 @@ def _vote(
     asked = present | ~present.any(axis=0)
     combine = combine_scores if task.is_regression else combine_classes
     result = []
-    for seed in zip(*voters, strict=False):
+    for seed in zip(*voters, strict=True):
         outputs = np.stack([table.outputs for table in seed])
         logits = outputs if task.is_regression else np.log(np.maximum(outputs, 1e-30))
         combined = np.asarray(combine(jnp.asarray(logits), jnp.asarray(asked), "majority"))
@@ -242,10 +249,10 @@ def _vote(
     return result
 
 
-def _judge(task: Task, seeds: Sequence[PredictionTable], test: bool) -> dict[str, Any]:
-    """A system's metrics on a split and, of test, what the figures show."""
+def _judge(task: Task, seeds: Sequence[PredictionTable], *, in_full: bool) -> dict[str, Any]:
+    """A system's metrics on a split and, `in_full`, what the figures show."""
     result: dict[str, Any] = {"n": len(seeds[0].scores), "metrics": summary.spread(task, seeds)}
-    if not test:
+    if not in_full:
         return result
     if seeds[0].weights:
         result["weights"] = _weights(task, seeds)

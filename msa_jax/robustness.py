@@ -163,9 +163,16 @@ def names(workdirs: Sequence[str]) -> dict[str, str]:
 
 
 def runs(workdir: str) -> list[str]:
-    """The directories of the runs that `workdir` stands for: of its seeds, or of itself."""
-    seeds = Workdir(workdir).seeds()
-    return [os.path.join(workdir, seed) for seed in seeds] or [workdir]
+    """The directories of the runs that `workdir` stands for: of its finished seeds, or of itself.
+
+    Raises:
+      UserError: if no seed is finished.
+    """
+    run = Workdir(workdir)
+    finished = [seed for seed in run.seeds() if run.member(seed).results() is not None]
+    if run.seeds() and not finished:
+        raise UserError(f"{workdir}: no seed is finished. Go on with its training command first.")
+    return [os.path.join(workdir, seed) for seed in finished] or [workdir]
 
 
 def report(models: Mapping[str, Sequence[Measured]], mask_seeds: Sequence[int]) -> dict[str, Any]:

@@ -17,13 +17,13 @@ def of_seeds(members: Mapping[str, Member]) -> dict[str, Any]:
 
     `seeds` says how each went; `splits` gives each metric's `mean`, `std` and `best` over seeds,
     the interval `low` to `high` over seeds and videos, and `seeds_low` to `seeds_high` over seeds
-    alone (see `msa_jax.statistics`). A seed that never got anywhere is counted in neither.
+    alone (see `msa_jax.statistics`). A seed that diverged is counted in neither.
     """
     done = [member for member in members.values() if member.results is not None]
     results = [member.results for member in done if member.results is not None]
     first = results[0]
     task = next(iter(done[0].evaluations.values())).task
-    shared = ("dataset", "task", "model", "modalities", "parameters", "selection")
+    shared = ("dataset", "task", "model", "modalities", "parameters", "selection", "environment")
     return {
         **{name: first[name] for name in shared},
         "seconds": max(each["seconds"] for each in results),

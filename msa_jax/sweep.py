@@ -70,6 +70,8 @@ def sweep(config: Any, workdir: str, trials: Sequence[Trial]) -> dict[str, Any]:
     finished = run.results()
     if finished:
         run.check(base)
+        if "trials" not in finished:
+            raise UserError(f"{run.path} holds a finished run, no sweep: use another --workdir.")
         if sorted(map(_named, trials)) != sorted(_named(t["values"]) for t in finished["trials"]):
             raise UserError(f"{run.path} holds a sweep of other values: use another --workdir.")
         return finished
@@ -91,7 +93,7 @@ def sweep(config: Any, workdir: str, trials: Sequence[Trial]) -> dict[str, Any]:
     ]
     selection = base.training.selection
     sign = 1 if selection in metrics.LOWER_IS_BETTER else -1
-    ranked.sort(key=lambda each: (each["mean"] is None, sign * (each["mean"] or 0.0)))
+    ranked.sort(key=lambda each: math.inf if each["mean"] is None else sign * each["mean"])
     results = run.write_results({"selection": f"valid {selection}", "trials": ranked})
     run.checkpoints.rmtree(missing_ok=True)
     return results
@@ -102,11 +104,15 @@ def _named(trial: Trial) -> list[tuple[str, float]]:
 
 
 def _judged(trial: Trial, config: Config, members: Mapping[str, Member]) -> dict[str, Any]:
-    """A trial's values and what validation says of it; a mean of None where a seed diverged."""
+    """A trial's values and what validation says of it.
+
+    The mean is None where a seed diverged or its metric is undefined: such a trial ranks last.
+    """
     selection = config.training.selection
     known = [m.selected["metrics"][selection] for m in members.values() if m.selected]
     diverged = [name for name, member in members.items() if member.diverged is not None]
-    spread = statistics.over_seeds(np.array(known)) if known and not diverged else None
+    usable = known and not diverged and not np.isnan(known).any()
+    spread = statistics.over_seeds(np.array(known)) if usable else None
     return {
         "values": dict(trial),
         "mean": spread.mean if spread else None,
@@ -125,7 +131,8 @@ def table(results: Mapping[str, Any]) -> str:
     ]
     for rank, each in enumerate(results["trials"], start=1):
         values = [f"{each['values'][name]:.4g}" for name in names]
-        mean = "diverged" if each["mean"] is None else f"{each['mean']:.4f}"
+        failed = "diverged" if each["diverged"] else "undefined"
+        mean = failed if each["mean"] is None else f"{each['mean']:.4f}"
         spread = "-" if each["std"] is None else f"{each['std']:.4f}"
         lines.append(
             f"| {rank} | {' | '.join(values)} | {mean} | {spread} | {', '.join(each['runs'])} |"

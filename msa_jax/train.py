@@ -16,7 +16,17 @@ import numpy as np
 from tqdm import tqdm
 
 from msa_jax import config as config_lib
-from msa_jax import evaluate, metrics, optim, population, sharding, steps, summary, system
+from msa_jax import (
+    environment,
+    evaluate,
+    metrics,
+    optim,
+    population,
+    sharding,
+    steps,
+    summary,
+    system,
+)
 from msa_jax import member as member_lib
 from msa_jax import state as state_lib
 from msa_jax.checkpoints import Checkpoints
@@ -42,7 +52,8 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
 
     Raises:
       UserError: if the config, the data or the directory do not fit.
-      DivergedError: if the loss (of every seed) becomes infinite or NaN.
+      DivergedError: if the loss (of every seed) becomes infinite or NaN. Where some seeds diverge,
+        they have no results, and the summary names them.
     """
     resolved = config_lib.resolve(config)
     system.build(resolved)  # refuses a bad model before any file is written
@@ -50,6 +61,8 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
     run.check(resolved)
     finished = run.results()
     if finished:
+        if "dataset" not in finished:
+            raise UserError(f"{run.path} holds a sweep: use another --workdir.")
         _check_data(run, finished["dataset"]["fingerprint"], builders.identify(resolved.data))
         print(f"{run.path} is finished (remove it to train again).\n{table.results(finished)}")
         return finished
@@ -319,11 +332,15 @@ class _Training:
         parameters = size // self._population.size
         for k, params in enumerate(self._population.unstack(selected)):
             member = self._members[k]
-            if member.selected is None:
+            if member.diverged is not None:
                 continue
             member.finish(
                 {split: each[k] for split, each in evaluated.items()},
-                {"dataset": self._data.summary, "parameters": parameters},
+                {
+                    "dataset": self._data.summary,
+                    "parameters": parameters,
+                    "environment": environment.describe(),
+                },
             )
             if self._population.size > 1:
                 member.write_alone(params, self._described)

@@ -14,7 +14,7 @@ FILES = sorted((ROOT / "msa_jax").rglob("*.py"))
 LAYERS = [
     ("errors", "fields", "config", "tasks", "command"),
     ("data.schema", "augment", "losses", "optim", "metrics", "sharding", "statistics", "workdir"),
-    ("predictions",),
+    ("predictions", "environment"),
     ("models", "data", "conditions"),
     ("population", "state", "steps", "checkpoints"),
     ("system", "report"),

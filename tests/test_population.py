@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from msa_jax import config as config_lib
-from msa_jax import models, optim, population, predictions, sharding, steps, train
+from msa_jax import models, optim, population, predictions, robustness, sharding, steps, train
 from msa_jax import state as state_lib
 from msa_jax.errors import UserError
 from msa_jax.population import Population
@@ -91,6 +91,29 @@ def test_a_finished_member_is_a_finished_run(write_features: Write, tmp_path: Pa
         )
 
 
+def test_a_seed_that_diverged_is_named_and_left_out(
+    write_features: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config("text", write_features(), num_seeds=2, **{"training.epochs": 2})
+    original, run = train.Member.record, tmp_path / "run"
+
+    def diverge(self: Any, entry: dict[str, Any]) -> bool:
+        late = self.config.seed == 1 and entry["step"] == 8
+        return original(self, {**entry, "train_loss": float("nan")} if late else entry)
+
+    monkeypatch.setattr(train.Member, "record", diverge)
+    summary = train.train_and_evaluate(config, str(run))
+    assert {name: each["diverged"] for name, each in summary["seeds"].items()} == {
+        "seed_0": None,
+        "seed_1": 8,
+    }
+    assert not (run / "seed_1" / "results.json").exists()
+    alone = json.loads((run / "seed_0" / "results.json").read_text())
+    accuracy = alone["splits"]["test"]["metrics"]["accuracy"]
+    assert summary["splits"]["test"]["metrics"]["accuracy"]["mean"] == accuracy
+    assert robustness.runs(str(run)) == [str(run / "seed_0")]
+
+
 class _StopError(Exception):
     """The process dies here."""
 
@@ -142,7 +165,7 @@ def test_a_seed_that_diverges_does_not_stop_the_others(
     members = train.train_together(configs, Workdir(str(tmp_path / "run")), base)
     assert members["good"].results is not None
     assert members["good"].diverged is None
-    assert members["bad"].results is None
+    assert members["bad"].results is None, "as alone"
     assert members["bad"].diverged == 4
     assert not (tmp_path / "run" / "bad" / "results.json").exists()
 
@@ -207,25 +230,40 @@ def test_members_are_spread_over_devices(devices: int) -> None:
         np.testing.assert_array_equal(tree["a"], np.full(2, k))
 
 
-def test_a_program_of_many_seeds_compiles_once() -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_program_of_many_seeds_compiles_once_and_does_what_lone_ones_do(at_once: bool) -> None:
     mesh = sharding.build_mesh(config_lib.Mesh(), num_seeds=2)
-    shared = Population(2, mesh)
+    shared = Population(2, mesh, at_once=at_once)
     encoder = {"width": 8, "num_layers": 1, "num_heads": 2, "hidden": 16}
     model = models.build(
-        {"name": "early", "encoder": encoder}, modalities=("text", "audio"), num_outputs=3
+        {"name": "early", "encoder": {**encoder, "dropout": 0.2}},
+        modalities=("text", "audio"),
+        num_outputs=3,
     )
     optimizer = optim.build(config_lib.Optimizer(), 100)
     made = steps.make_train_step(model, optimizer, steps.Objective(loss="cross_entropy"))
     place = shared.places(sharding.over_data(mesh))
 
+    def seeds(step: int) -> list[Any]:
+        return [random_batch(seed=2 * step + k) for k in range(2)]
+
     def batch(step: int) -> Any:
-        seeds = [random_batch(seed=2 * step + k) for k in range(2)]
-        return jax.device_put(jax.tree.map(lambda *x: np.stack(x), *seeds), place)
+        return jax.device_put(jax.tree.map(lambda *x: np.stack(x), *seeds(step)), place)
 
     with jax.set_mesh(mesh):
         state = state_lib.create(model, optimizer, random_batch(), [0, 1], shared)
         step = steps.jit_train_step(lambda _: made, state, {}, shared)
         for number in range(3):
             state, found = step(state, batch(number))
-    assert found["loss"].shape == (2,)
     assert step._cache_size() == 1
+    for k in range(2):
+        alone, lone_step = state_lib.initialize(model, optimizer, random_batch(), k), jax.jit(made)
+        for number in range(3):
+            alone, expected = lone_step(alone, seeds(number)[k])
+        np.testing.assert_allclose(found["loss"][k], expected["loss"], rtol=1e-5)
+        kernel = ("classifier", "logits", "kernel")
+        one, other = (
+            shared.unstack(state.params)[k][kernel[0]][kernel[1]][kernel[2]],
+            alone.params[kernel[0]][kernel[1]][kernel[2]],
+        )
+        np.testing.assert_allclose(one, other, atol=1e-5)

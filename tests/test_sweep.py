@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msa_jax import sweep
+from msa_jax import sweep, train
 from msa_jax.errors import UserError
 from tests.conftest import tiny_config
 from tests.test_train import ROOT
@@ -53,6 +53,29 @@ def test_trials_are_ranked_on_validation(write_features: Write, tmp_path: Path) 
     assert sweep.sweep(config, str(tmp_path / "sweep"), trials) == results
     with pytest.raises(UserError, match="holds a sweep of other values"):
         sweep.sweep(config, str(tmp_path / "sweep"), sweep.grid({RATE: (1e-3,)}))
+
+
+def test_a_trial_without_a_figure_ranks_last(write_features: Write, tmp_path: Path) -> None:
+    """A model that predicts a constant has no correlation."""
+    overrides = {"task.kind": "regression", "training.selection": "corr", "training.epochs": 1}
+    config = tiny_config("text", write_features(), **overrides)
+    trials = sweep.grid({RATE: (0.0, 1e-2)})
+    config.model.encoder.num_layers = 0
+    results = sweep.sweep(config, str(tmp_path / "sweep"), trials)
+    ranked = [each["mean"] for each in results["trials"]]
+    assert all(mean is None or np.isfinite(mean) for mean in ranked)
+    judged = {"values": {RATE: 1.0}, "mean": None, "std": None, "runs": ["a"], "diverged": []}
+    assert "undefined" in sweep.table({"selection": "valid corr", "trials": [judged]})
+
+
+def test_a_sweep_and_a_run_do_not_share_a_directory(write_features: Write, tmp_path: Path) -> None:
+    config = tiny_config("text", write_features(), **{"training.epochs": 1})
+    train.train_and_evaluate(config, str(tmp_path / "run"))
+    with pytest.raises(UserError, match="no sweep"):
+        sweep.sweep(config, str(tmp_path / "run"), sweep.grid({RATE: (1e-3,)}))
+    sweep.sweep(config, str(tmp_path / "sweep"), sweep.grid({RATE: (1e-3,)}))
+    with pytest.raises(UserError, match="holds a sweep"):
+        train.train_and_evaluate(config, str(tmp_path / "sweep"))
 
 
 def test_wrong_fields_and_values_are_refused(write_features: Write, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def results(report: Mapping[str, Any]) -> str:
     lines = [f"{what}, {chosen}, {speed}"]
     diverged = [name for name, each in report.get("seeds", {}).items() if each["diverged"]]
     if diverged:
-        lines.append(f"  diverged (counted with their best before): {', '.join(diverged)}")
+        lines.append(f"  diverged, and counted in no figure: {', '.join(diverged)}")
     for name, part in report["splits"].items():
         table = seeds if "seeds" in report else split
         lines += [f"{name} ({part['n']} utterances)", *table(report["model"], part)]
@@ -48,7 +48,7 @@ def seeds(model: str, part: Mapping[str, Any]) -> list[str]:
         ("  standard deviation", "std"),
         ("  95 % low", "low"),
         ("  95 % high", "high"),
-        ("  best seed", "best"),
+        ("  best of any seed", "best"),
     ):
         rows.append([label, *(_shown(name, part["metrics"][name][figure]) for name in names)])
     for baseline, values in part["baselines"].items():
