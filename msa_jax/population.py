@@ -80,10 +80,14 @@ class Population:
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
 
     def unstack(self, tree: Any) -> list[Any]:
-        """The inverse of `stack`."""
+        """The inverse of `stack`, as NumPy arrays; a lone run's tree as it is.
+
+        To slice what is spread over devices would be a program with a collective for each leaf, and
+        on a CPU several of them under way at once may wait for one another for ever.
+        """
         if self.size == 1:
             return [tree]
-        leaves, structure = jax.tree.flatten(tree)
+        leaves, structure = jax.tree.flatten(jax.device_get(tree))
         return [
             jax.tree.unflatten(structure, [leaf[k] for leaf in leaves]) for k in range(self.size)
         ]

@@ -254,7 +254,11 @@ class _Training:
         if not self._config.init.encoders:
             return state
         started = [
-            system.with_pretrained_encoders(params, member.config, self._data.normalization)
+            system.with_pretrained_encoders(
+                jax.device_put(params, None if self._population.size == 1 else jax.devices()[0]),
+                member.config,
+                self._data.normalization,
+            )
             for params, member in zip(
                 self._population.unstack(state.params), self._members, strict=True
             )
