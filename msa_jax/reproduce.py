@@ -31,8 +31,8 @@ LABELS = {
     "late": "A0 late, majority vote",
     "early": "A1 early",
     "attention": "A2 attention",
-    "early_pretrained": "A1 early, pre-trained encoders",
-    "attention_pretrained": "A2 attention, pre-trained encoders",
+    "early_pretrained": "A1 early, pre-trained",
+    "attention_pretrained": "A2 attention, pre-trained",
 }
 
 

@@ -18,7 +18,7 @@ from msa_jax.report.page import (
 )
 
 _SIGNIFICANT = 0.05
-_CLASSES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "balanced_accuracy": "balanced"}
+_CLASSES = ("accuracy", "macro_f1", "balanced_accuracy")
 _REGRESSION = {
     "mae": "MAE",
     "corr": "correlation",
@@ -164,46 +164,40 @@ def _tables(report: Mapping[str, Any]) -> list[Block]:
 
 def _class_table(report: Mapping[str, Any], names: Sequence[str], caption: str) -> Table:
     split, three = report["judged_on"], report["task"]["kind"] == "three_class"
-    header = ["system", "accuracy", "95 % interval", "over seeds alone", "best of any seed"]
-    header += ["macro-F1", "balanced"]
-    baselines = report["baselines"]
-    row = [
-        "majority class",
-        _percent(baselines["bins"][split]["majority"]["accuracy"]),
-        *["", "", ""],
-        *(_percent(baselines["bins"][split]["majority"][m]) for m in list(_CLASSES)[1:]),
-    ]
+    majority = report["baselines"]["bins"][split]["majority"]
+    header = ["system", *(["paper"] if three else []), "accuracy", "interval", "seeds", "best"]
+    header += ["macro-F1", "balanced", *(["other bins"] if three else [])]
+    row = ["majority class", *([""] if three else []), _percent(majority["accuracy"]), "", "", ""]
+    row += [_percent(majority[m]) for m in _CLASSES[1:]]
     if three:
-        other = next(b for b in _BINS if b != report["task"]["neutral"])
-        header += [f"accuracy, neutral {_BINS[other]}", "paper (MOSEI)"]
-        row += [_percent(baselines["other_bins"][split]["majority"]["accuracy"]), ""]
+        row += [_percent(report["baselines"]["other_bins"][split]["majority"]["accuracy"])]
     rows = [row]
     for name in names:
         each = report["systems"][name]
         found = each["splits"][split]["metrics"]
         main = found["accuracy"]
-        row = [
-            literal(each["label"]),
-            _mean(main),
-            f"{_percent(main['low'])} to {_percent(main['high'])}",
-            f"{_percent(main['seeds_low'])} to {_percent(main['seeds_high'])}",
-            _percent(main["best"]),
-            *(_mean(found[m]) for m in list(_CLASSES)[1:]),
-        ]
+        row = [literal(each["label"])]
+        if three:
+            row += ["-" if each["paper"] is None else f"{each['paper']:.2f}"]
+        row += [_mean(main), _range(main["low"], main["high"])]
+        row += [_range(main["seeds_low"], main["seeds_high"]), _percent(main["best"])]
+        row += [_mean(found[m]) for m in _CLASSES[1:]]
         if three:
             row += [_mean(each["splits"][split]["other_bins"]["accuracy"])]
-            row += ["-" if each["paper"] is None else f"{each['paper']:.2f}"]
         rows.append(row)
     notes = [
-        "In %, mean ± standard deviation over seeds; first interval: over seeds and videos.",
-        "The best of any seed is picked on this split: read it as what not to report.",
+        "In %, mean ± standard deviation over seeds. The 95 % interval is over seeds and videos; "
+        "beside it that over seeds alone. The best of any seed is picked on this split: read it "
+        "as what not to report."
     ]
     if three:
-        trained = _BINS[report["task"]["neutral"]]
+        trained = report["task"]["neutral"]
+        (other,) = set(_BINS) - {trained}
         notes.append(
-            f"Trained and selected with neutral as {trained}; the column of the other bins judges "
-            "the same predictions. The paper does not say which of them it used; it describes the "
-            "encoders of A1 and A2 as pre-trained."
+            f"Trained and selected with neutral as {_BINS[trained]}; the last column judges the "
+            f"same predictions with {_BINS[other]}. The paper, whose figures are of CMU-MOSEI, "
+            "does not say which of them it used; it describes the encoders of A1 and A2 as "
+            "pre-trained."
         )
     return Table(header, rows, caption=caption, notes=notes)
 
@@ -379,6 +373,10 @@ def _record(report: Mapping[str, Any]) -> list[Block]:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None or value != value else f"{100 * value:.1f}"
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return f"{_percent(low)} to {_percent(high)}"
 
 
 def _mean(found: Mapping[str, Any]) -> str:
