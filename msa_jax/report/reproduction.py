@@ -186,9 +186,9 @@ def _class_table(report: Mapping[str, Any], names: Sequence[str], caption: str) 
             row += [_mean(each["splits"][split]["other_bins"]["accuracy"])]
         rows.append(row)
     notes = [
-        "In %, mean ± standard deviation over seeds. The 95 % interval is over seeds and videos; "
-        "beside it that over seeds alone. The best of any seed is picked on this split: read it "
-        "as what not to report."
+        "In %, mean ± standard deviation over seeds.",
+        "The 95 % interval is over seeds and videos; beside it that over seeds alone.",
+        "The best of any seed is picked on this split: read it as what not to report.",
     ]
     if three:
         trained = report["task"]["neutral"]
