@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 
 from msa_jax import config as config_lib
@@ -63,7 +64,9 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
     if finished:
         if "dataset" not in finished:
             raise UserError(f"{run.path} holds a sweep: use another --workdir.")
-        _check_data(run, finished["dataset"]["fingerprint"], builders.identify(resolved.data))
+        path = resolved.data.path
+        if not path or epath.Path(path).exists():  # to be told of, a run needs no data any more
+            _check_data(run, finished["dataset"]["fingerprint"], builders.identify(resolved.data))
         print(f"{run.path} is finished (remove it to train again).\n{table.results(finished)}")
         return finished
     members = {"": resolved} if resolved.num_seeds == 1 else population.of_seeds(resolved)

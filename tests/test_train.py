@@ -265,6 +265,8 @@ def test_a_run_goes_on_without_its_small_files(write_features: Write, tmp_path: 
     again = train.train_and_evaluate(tiny_config("early", path), str(workdir))
     assert again["splits"] == expected["splits"]
     assert json.loads((workdir / "results.json").read_text())["seconds"] is None
+    told = train.train_and_evaluate(tiny_config("early", path), str(workdir))
+    assert told["splits"] == again["splits"]
 
 
 def test_a_finished_run_needs_neither_data_nor_devices(
@@ -274,6 +276,7 @@ def test_a_finished_run_needs_neither_data_nor_devices(
     expected = train.train_and_evaluate(tiny_config("early", path), str(workdir))
     monkeypatch.setattr(train.dataset, "load", None)
     monkeypatch.setattr(train.sharding, "build_mesh", None)
+    Path(path).unlink()
     again = train.train_and_evaluate(tiny_config("early", path), str(workdir))
     assert again["splits"] == expected["splits"]
 
