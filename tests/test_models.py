@@ -236,7 +236,7 @@ def test_late_classifiers_learn_independently(batch: Any) -> None:
 
     def moved(model: Any, params: Any, independent: dict[str, str]) -> Any:
         optimizer = optim.build(config.optimizer, 10, independent=independent)
-        state = TrainState(params, optimizer.init(params), jnp.int32(0), jax.random.key(0))
+        state = TrainState(params, optimizer.init(params), jnp.int32(0), jax.random.key(0), params)
         step = make_train_step(model, optimizer, Objective(loss="cross_entropy"))
         return step(state, batch)[0].params
 

@@ -297,8 +297,12 @@ def test_directories_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     assert list(robustness.names(["x/a/run", "x/b/run"])) == ["a/run", "b/run"]
     with pytest.raises(UserError, match="given twice"):
         robustness.names(["x/a", "x/../x/a/"])
-    for seed in (10, 9):
+    for seed in (10, 9, 8):
         (tmp_path / f"seed_{seed}").mkdir()
+    with pytest.raises(UserError, match="no seed is finished"):
+        robustness.runs(str(tmp_path))
+    for seed in (10, 9):
+        (tmp_path / f"seed_{seed}" / "results.json").write_text("{}")
     assert robustness.runs(str(tmp_path)) == [str(tmp_path / f"seed_{s}") for s in (9, 10)]
     assert robustness.runs(str(tmp_path / "seed_9")) == [str(tmp_path / "seed_9")]
 
@@ -313,7 +317,8 @@ def test_the_command_measures_runs_side_by_side(run: str, tmp_path: Path) -> Non
     seeds = tmp_path / "seeds"
     for seed in range(2):
         (seeds / f"seed_{seed}").mkdir(parents=True)
-        (seeds / f"seed_{seed}" / "checkpoints").symlink_to(Path(run) / "checkpoints")
+        for name in ("checkpoints", "results.json"):
+            (seeds / f"seed_{seed}" / name).symlink_to(Path(run) / name)
     out = tmp_path / "out"
     done = script(f"--workdir={run}", f"--workdir={seeds}", f"--out={out}", "--mask_seeds=1")
     assert done.returncode == 0, done.stderr

@@ -206,7 +206,7 @@ def test_heads_and_hidden_units_are_split_over_the_model_axis() -> None:
 
 
 def test_mesh_and_batch_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(UserError, match=r"config.mesh.data=3 .*devices"):
+    with pytest.raises(UserError, match=r"\.data=3 and \.model=5 do not multiply .*devices"):
         sharding.build_mesh(config.Mesh(data=3, model=5))
     mesh = jax.sharding.AbstractMesh((4, 2), ("data", "model"))
     sharding.check_batch_size("batch_size", 16, mesh, accumulate=2)
