@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
@@ -74,10 +73,10 @@ class Population:
         return spread
 
     def stack(self, members: Sequence[Any]) -> Any:
-        """The members' trees as one."""
+        """The members' trees as one, of NumPy arrays; a lone run's tree as it is."""
         if self.size == 1:
             return members[0]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(list(members)))
 
     def unstack(self, tree: Any) -> list[Any]:
         """The inverse of `stack`, as NumPy arrays; a lone run's tree as it is.
