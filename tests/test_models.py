@@ -23,6 +23,10 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "early": {"name": "early", "classifier": {"hidden": (8,)}},
     "early-post-last": {"name": "early", "encoder": {"norm": "post", "pooling": "last"}},
     "early-learned": {"name": "early", "encoder": {"positions": "learned", "activation": "gelu"}},
+    "early-attention-pool": {
+        "name": "early",
+        "encoder": {"num_layers": 0, "pooling": "attention", "positions": "none"},
+    },
     "attention": {"name": "attention", "num_heads": 2},
 }
 SMALL = {"width": 8, "num_layers": 2, "num_heads": 2, "hidden": 16}

@@ -11,6 +11,7 @@ from msa_jax.data.schema import mask_key
 from msa_jax.models.contract import Batch, Encoded
 from msa_jax.models.layers import (
     LAYER_NORM_EPSILON,
+    AttentionPool,
     Dropout,
     MultiHeadAttention,
     pool_last,
@@ -63,13 +64,13 @@ class Encoder(nn.Module):
 
     Attributes:
       width: D.
-      num_layers: Transformer layers.
+      num_layers: Transformer layers; 0 leaves the linear layer, for frozen embeddings.
       num_heads: H, a divisor of the width.
       hidden: width of the feed-forward layers.
       norm: pre (with a last norm after all layers) or post.
       activation: of the feed-forward layers.
       positions: sinusoidal, learned or none, added after the linear layer.
-      pooling: mean over the real frames, or the last real frame.
+      pooling: mean over the real frames, the last real frame, or an attention that is learnt.
       dropout: rate on embedded frames and on residual updates.
       attention_dropout: rate on attention weights; 0 is faster, torch's layer uses `dropout`.
       input_dropout: rate on the features themselves.
@@ -84,7 +85,7 @@ class Encoder(nn.Module):
     norm: Literal["pre", "post"] = "pre"
     activation: Literal["relu", "gelu"] = "relu"
     positions: Literal["sinusoidal", "learned", "none"] = "sinusoidal"
-    pooling: Literal["mean", "last"] = "mean"
+    pooling: Literal["mean", "last", "attention"] = "mean"
     dropout: float = 0.1
     attention_dropout: float = 0.0
     input_dropout: float = 0.0
@@ -112,8 +113,12 @@ class Encoder(nn.Module):
             )(x, mask, train)
         if self.norm == "pre":
             x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(x)
-        pool = pool_mean if self.pooling == "mean" else pool_last
-        return Encoded(tokens=x, pooled=pool(x, mask), mask=mask)
+        return Encoded(tokens=x, pooled=self._pool(x, mask), mask=mask)
+
+    def _pool(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        if self.pooling == "attention":
+            return AttentionPool(dtype=self.dtype, name="pool")(x, mask)
+        return (pool_mean if self.pooling == "mean" else pool_last)(x, mask)
 
     def _positions(self, length: int) -> jax.Array:
         if self.positions == "none":

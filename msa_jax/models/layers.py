@@ -119,6 +119,25 @@ class Classifier(nn.Module):
         return nn.Dense(self.num_outputs, dtype=jnp.float32, name="logits")(features)
 
 
+class AttentionPool(nn.Module):
+    """A weighted mean of tokens: weights are a softmax of u . tanh(W x) over the real ones.
+
+    Yang et al., "Hierarchical Attention Networks" (NAACL 2016), with as many hidden units as the
+    tokens are wide.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+        """[B, D] of `tokens` [B, T, D] where `mask` [B, T] is true, else zeros."""
+        hidden = jnp.tanh(nn.Dense(tokens.shape[-1], dtype=self.dtype, name="hidden")(tokens))
+        scores = nn.Dense(1, use_bias=False, dtype=self.dtype, name="score")(hidden)[..., 0]
+        weights = masked_softmax(scores, mask)
+        kept = jnp.where(mask[..., None], tokens.astype(jnp.float32), 0.0)
+        return jnp.einsum("bt,btd->bd", weights, kept).astype(tokens.dtype)
+
+
 def masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
     """Float32 softmax over the last axis where `mask` is true, else zeros."""
     scores = jnp.where(mask, scores.astype(jnp.float32), -1e30)
