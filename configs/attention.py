@@ -1,7 +1,7 @@
 """A2, attention fusion: A1 with multi-head attention over modalities (arXiv 2501.08085).
 
 python -m msa_jax.main --config=configs/attention.py:quick --workdir=DIR
-About a minute on two cores; test accuracy 88.3 % where the best possible is 90.9 %.
+Under a minute on two cores. Test accuracy 87.3 % (mean of 10 seeds); the best possible is 90.9 %.
 """
 
 import ml_collections

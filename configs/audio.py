@@ -1,7 +1,7 @@
 """Audio alone: the base paper's ModalityTransformer (arXiv 2501.08085).
 
 python -m msa_jax.main --config=configs/audio.py:quick --workdir=DIR
-About a minute on two cores; test accuracy 74.4 % where the best possible is 76.1 %.
+Under a minute on two cores. Test accuracy 74.4 % (mean of 10 seeds); the best possible is 76.1 %.
 """
 
 import ml_collections

@@ -1,7 +1,7 @@
 """A1, early fusion: final hidden states joined, then a classifier (arXiv 2501.08085).
 
 python -m msa_jax.main --config=configs/early.py:quick --workdir=DIR
-About a minute on two cores; test accuracy 87.8 % where the best possible is 90.9 %.
+Under a minute on two cores. Test accuracy 87.2 % (mean of 10 seeds); the best possible is 90.9 %.
 """
 
 import ml_collections

@@ -1,7 +1,7 @@
 """Text alone: the base paper's ModalityTransformer (arXiv 2501.08085).
 
 python -m msa_jax.main --config=configs/text.py:quick --workdir=DIR
-About a minute on two cores; test accuracy 79.0 % where the best possible is 82.3 %.
+Under a minute on two cores. Test accuracy 79.2 % (mean of 10 seeds); the best possible is 82.3 %.
 """
 
 import ml_collections

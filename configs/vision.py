@@ -1,7 +1,8 @@
 """Vision alone: the base paper's ModalityTransformer (arXiv 2501.08085).
 
 python -m msa_jax.main --config=configs/vision.py:quick --workdir=DIR
-About a minute on two cores; test accuracy 72.1 % where 72.0 % is expected of the best possible.
+Under a minute on two cores. Test accuracy 71.6 % (mean of 10 seeds); of the best possible 72.0 % is
+expected, and the majority class has 71.5 %.
 """
 
 import ml_collections

@@ -95,6 +95,25 @@ def test_eight_devices_give_the_losses_of_one(
         np.testing.assert_allclose(predictions[0], predictions[other], atol=1e-5)
 
 
+def test_seeds_on_devices_of_their_own_start_from_their_own_encoders(
+    write_features: Callable[..., str], tmp_path: Path
+) -> None:
+    path, epochs = write_features(), "--config.training.epochs=2"
+    late = command(path, tmp_path / "late", epochs, "--config.num_seeds=2")
+    late[3] = "--config=configs/late.py"
+    run(late, devices=2)
+    encoders = f"--config.init.encoders=('{tmp_path / 'late'}',)"
+    start = (epochs, encoders, "--config.init.freeze=True")
+    run(command(path, tmp_path / "two", *start, "--config.num_seeds=2"), devices=2)
+    run(command(path, tmp_path / "lone", *start, "--config.seed=1"))
+    for name in ("train_loss", "valid_loss"):
+        lone, member = (
+            [json.loads(line)[name] for line in (run_of / "metrics.jsonl").read_text().splitlines()]
+            for run_of in (tmp_path / "lone", tmp_path / "two" / "seed_1")
+        )
+        np.testing.assert_allclose(lone, member, rtol=1e-5, err_msg=name)
+
+
 def test_wrong_commands_end_with_one_clear_line(
     write_features: Callable[..., str], tmp_path: Path
 ) -> None:
