@@ -17,6 +17,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         "num_heads": 4,
         "dropout": 0.1,
         "encoder": common.encoder(),
+        "context": common.context(),
         "classifier": {"hidden": (64,), "dropout": 0.1},
     }
     return common.variant(config, variant)

@@ -35,6 +35,22 @@ def encoder() -> ml_collections.ConfigDict:
     )
 
 
+def context() -> ml_collections.ConfigDict:
+    """Fields of the layer over the utterances of a video (`msa_jax.models.context.Context`); unless
+    a kind is named, each utterance is judged alone.
+    """
+    return ml_collections.ConfigDict(
+        {
+            "kind": "none",
+            "width": 64,
+            "num_layers": 1,
+            "num_heads": 4,
+            "residual": False,
+            "dropout": 0.1,
+        }
+    )
+
+
 def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
     """`config` itself for an empty name, or a variant of it.
 

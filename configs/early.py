@@ -15,6 +15,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.model = {
         "name": "early",
         "encoder": common.encoder(),
+        "context": common.context(),
         "classifier": {"hidden": (64,), "dropout": 0.1},
     }
     return common.variant(config, variant)

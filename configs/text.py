@@ -16,6 +16,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.model = {
         "name": "unimodal",
         "encoder": common.encoder(),
+        "context": common.context(),
         "classifier": {"hidden": (), "dropout": 0.1},
     }
     return common.variant(config, variant)

@@ -116,9 +116,10 @@ class Training:
     """The loop.
 
     Attributes:
-      batch_size: examples a step, over all devices and processes.
+      batch_size: examples a step, over all devices and processes; videos a step of a model that
+        reads whole videos (config.model.context).
       accumulate: equal parts a batch is split into, one after the other, to save memory.
-      eval_batch_size: examples an evaluation step.
+      eval_batch_size: examples, or videos, an evaluation step.
       epochs: passes over the train split, each of ceil(N / batch_size) steps; one batch of a pass
         may hold fewer examples.
       evaluations_per_epoch: evaluations on the validation split, each followed by a checkpoint.
@@ -236,6 +237,11 @@ def resolve(mapping: Any) -> Config:
             f"config.training.batch_size={config.training.batch_size} is not a multiple of "
             f"config.training.accumulate={config.training.accumulate}."
         )
+    if config.training.accumulate > 1 and of_videos(config):
+        raise UserError(
+            f"config.training.accumulate={config.training.accumulate} would cut videos apart, "
+            "which config.model.context reads whole: use 1."
+        )
     if config.init.freeze and not config.init.encoders:
         raise UserError("config.init.freeze needs config.init.encoders: nothing to keep frozen.")
     data = dataclasses.replace(
@@ -244,6 +250,11 @@ def resolve(mapping: Any) -> Config:
     encoders = tuple(_absolute(workdir) for workdir in config.init.encoders)
     init = dataclasses.replace(config.init, encoders=encoders)
     return dataclasses.replace(config, data=data, init=init)
+
+
+def of_videos(config: Config) -> bool:
+    """Whether batches hold whole videos, since the model sees an utterance among its neighbours."""
+    return config.model.get("context", {}).get("kind", "none") != "none"
 
 
 def _absolute(path: str) -> str:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from msa_jax import config as config_lib
 from msa_jax import metrics, sharding, statistics, steps, system
 from msa_jax.checkpoints import Checkpoints
-from msa_jax.data import builders, dataset, feed, order, store
+from msa_jax.data import buckets, builders, feed, order, store
 from msa_jax.data.normalization import Normalization
 from msa_jax.data.schema import SPLITS, FeatureSchema
 from msa_jax.errors import UserError, nearest
@@ -83,7 +83,7 @@ def predict(
 ) -> list[steps.Predictions]:
     """Each member's predictions for every row of a split, in the split's order, as NumPy arrays."""
     done = [eval_step(params, batch) for batch in batches(plan, 0, len(plan))]
-    rows = plan.rows.reshape(-1)
+    rows = plan.rows
     real = rows >= 0
 
     def in_order(*parts: Any) -> np.ndarray:
@@ -195,10 +195,12 @@ def restore(
         described = system.build(config)
         mesh = sharding.build_mesh(config_lib.Mesh())
         with jax.set_mesh(mesh):
-            params = checkpoints.restore_selected(_abstract_params(described, schema, mesh))
+            abstract = _abstract_params(described, schema, mesh, config_lib.of_videos(config))
+            params = checkpoints.restore_selected(abstract)
     parts = mesh.shape["data"]
     batch_size = -(-config.training.eval_batch_size // parts) * parts
-    grouped = dataset.fit_buckets(rows, config.data.buckets)
+    units = rows.units(of_videos=config_lib.of_videos(config))
+    grouped = buckets.fit(units, config.data.buckets, of_videos=config_lib.of_videos(config))
     return Restored(
         step=saved["selection"]["members"][0]["selected"]["step"],
         config=config,
@@ -209,13 +211,15 @@ def restore(
         feed=feed.build(
             rows, described.task, grouped, sharding.over_data(mesh), how=config.data.feed
         ),
-        plan=order.EvalOrder(dataset.assign(rows, grouped), batch_size),
+        plan=order.EvalOrder(units, grouped, batch_size),
         baselines=saved["schema"]["baselines"],
     )
 
 
-def _abstract_params(described: system.System, schema: FeatureSchema, mesh: Mesh) -> Any:
-    batch = system.abstract_batch(schema, 1)
+def _abstract_params(
+    described: system.System, schema: FeatureSchema, mesh: Mesh, of_videos: bool
+) -> Any:
+    batch = system.abstract_batch(schema, 1, of_videos=of_videos)
     shapes = jax.eval_shape(
         lambda key, batch: described.model.init(key, batch, train=False), jax.random.key(0), batch
     )["params"]

@@ -105,13 +105,11 @@ def predict(
     seeds = np.asarray(mask_seeds, np.uint32)
     with jax.set_mesh(mesh):
         done = [
-            program(restored.params, patterns, seeds, batch, rows)
-            for rows, batch in zip(
-                plan.rows.astype(np.int32), restored.feed(plan, 0, len(plan)), strict=True
-            )
+            program(restored.params, patterns, seeds, batch, plan(index).rows.astype(np.int32))
+            for index, batch in enumerate(restored.feed(plan, 0, len(plan)))
         ]
     joined = np.concatenate(jax.device_get(done), axis=1)
-    rows = plan.rows.reshape(-1)
+    rows = plan.rows
     result = np.empty((len(joined), len(restored.split), joined.shape[-1]), joined.dtype)
     result[:, rows[rows >= 0]] = joined[:, rows >= 0]
     return result

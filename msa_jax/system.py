@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from msa_jax import config as config_lib
 from msa_jax import losses, metrics, models, sharding
 from msa_jax.checkpoints import Checkpoints, mismatches, named_shapes
 from msa_jax.config import Config
@@ -20,9 +21,11 @@ from msa_jax.errors import UserError, nearest
 from msa_jax.steps import Objective
 from msa_jax.tasks import Task
 
-# Models keep modality m's encoder in params["encoders_" + m], a vote its classifier likewise.
+# Models keep modality m's encoder in params["encoders_" + m], a vote its classifier and its context
+# likewise.
 ENCODERS = "encoders_"
 CLASSIFIERS = "classifiers_"
+CONTEXTS = "contexts_"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,13 +93,17 @@ def _check_classes(task: Task, scores: np.ndarray) -> None:
         )
 
 
-def abstract_batch(schema: FeatureSchema, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of a batch."""
+def abstract_batch(
+    schema: FeatureSchema, batch_size: int, *, of_videos: bool
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a batch; of a batch of videos, as if each had a single utterance."""
     batch = {
         "score": jax.ShapeDtypeStruct((batch_size,), jnp.float32),
         "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
         "example_mask": jax.ShapeDtypeStruct((batch_size,), jnp.bool_),
     }
+    if of_videos:
+        batch["utterance_mask"] = jax.ShapeDtypeStruct((batch_size, 1), jnp.bool_)
     for m, length in schema.lengths.items():
         batch[m] = jax.ShapeDtypeStruct((batch_size, length, schema.channels[m]), jnp.float32)
         batch[mask_key(m)] = jax.ShapeDtypeStruct((batch_size, length), jnp.bool_)
@@ -112,7 +119,8 @@ def independent_parameters(config: Config) -> dict[str, str]:
     """`{first key: modality}` of the parameters of a vote, whose classifiers train apart."""
     if config.model["name"] != "late":
         return {}
-    return {part + m: m for m in config.data.modalities for part in (ENCODERS, CLASSIFIERS)}
+    parts = (ENCODERS, CLASSIFIERS, *((CONTEXTS,) if config_lib.of_videos(config) else ()))
+    return {part + m: m for m in config.data.modalities for part in parts}
 
 
 def with_pretrained_encoders(

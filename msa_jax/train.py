@@ -105,7 +105,7 @@ def train_together(configs: Mapping[str, Config], run: Workdir, whole: Config) -
     for member in members.values():
         member.run.check(member.config)
     values = population.varied(list(configs.values()))
-    data = dataset.load(whole.data)
+    data = dataset.load(whole.data, of_videos=config_lib.of_videos(whole))
     with jax.set_mesh(mesh):
         shared = population.Population(len(configs), mesh)
         _Training(whole, run, list(members.values()), values, data, shared).train()
@@ -130,13 +130,18 @@ class _Training:
         self._data, self._population = data, shared
         train = data.splits["train"]
         self._system = system.build(self._config, train.scores)
-        grouped = dataset.assign(train, data.buckets["train"])
         orders = [
-            order.TrainOrder(grouped, config.training.batch_size, member.config.seed)
+            order.TrainOrder(
+                data.units["train"],
+                data.buckets["train"],
+                config.training.batch_size,
+                member.config.seed,
+            )
             for member in members
         ]
         self._order = order.SideBySide(orders) if len(orders) > 1 else orders[0]
         per_epoch = orders[0].steps_per_epoch
+        self._utterances_a_step = len(train) / per_epoch
         self._interval = max(1, per_epoch // config.training.evaluations_per_epoch)
         self._last_step = config.training.epochs * per_epoch
         self._optimizer = self._build_optimizer(self._config)
@@ -180,7 +185,7 @@ class _Training:
                     trained = self._averages(done)
                     elapsed = time.perf_counter() - began
                     evaluated = self._evaluate("valid", eval_step, state.params)
-                    rate = len(done) * self._config.training.batch_size / elapsed
+                    rate = len(done) * self._utterances_a_step / elapsed
                     better = []
                     for k, member in enumerate(self._members):
                         entry = {
@@ -271,7 +276,11 @@ class _Training:
         return dataclasses.replace(state, params=params, selected=jax.tree.map(jnp.copy, params))
 
     def _abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        return system.abstract_batch(self._data.schema, self._config.training.batch_size)
+        return system.abstract_batch(
+            self._data.schema,
+            self._config.training.batch_size,
+            of_videos=config_lib.of_videos(self._config),
+        )
 
     def _feed(self, split: str, own: bool = False) -> feed.Feed:
         """How batches of a split reach the devices: each member its own, or all the same."""
@@ -299,7 +308,9 @@ class _Training:
     ) -> list[evaluate.Evaluation]:
         rows = self._data.splits[split]
         batches = order.EvalOrder(
-            dataset.assign(rows, self._data.buckets[split]), self._config.training.eval_batch_size
+            self._data.units[split],
+            self._data.buckets[split],
+            self._config.training.eval_batch_size,
         )
         predictions = evaluate.predict(
             eval_step, params, self._feed(split), batches, self._population

@@ -21,9 +21,7 @@ def loaded(write_features: Callable[..., str]) -> dataset.Dataset:
 
 
 def train_order(loaded: dataset.Dataset, seed: int = 0) -> order.TrainOrder:
-    return order.TrainOrder(
-        dataset.assign(loaded.splits["train"], loaded.buckets["train"]), 16, seed
-    )
+    return order.TrainOrder(loaded.units["train"], loaded.buckets["train"], 16, seed)
 
 
 def batches(
@@ -89,7 +87,7 @@ def test_processes_share_the_same_global_batches(loaded: dataset.Dataset) -> Non
 def test_both_feeds_give_the_same_bits(loaded: dataset.Dataset, split: str) -> None:
     place = sharding.over_data(sharding.build_mesh(config.Mesh()))
     rows = loaded.splits[split]
-    plan = order.EvalOrder(dataset.assign(rows, loaded.buckets[rows.name]), 16)
+    plan = order.EvalOrder(loaded.units[split], loaded.buckets[split], 16)
     stream, resident = (
         list(feed.build(rows, TASK, loaded.buckets[rows.name], place, how=how)(plan, 0, len(plan)))
         for how in ("stream", "resident")
@@ -106,7 +104,7 @@ def test_a_modality_without_any_frame_can_be_resident(write_features: Callable[.
     loaded = dataset.load(config.Data(path=path))
     place = sharding.over_data(sharding.build_mesh(config.Mesh()))
     rows = loaded.splits["train"]
-    plan = order.EvalOrder(dataset.assign(rows, loaded.buckets[rows.name]), 60)
+    plan = order.EvalOrder(loaded.units["train"], loaded.buckets["train"], 60)
     (batch,) = feed.build(rows, TASK, loaded.buckets[rows.name], place, how="resident")(plan, 0, 1)
     assert not batch["vision"].any()
     assert not batch["vision_mask"].any()

@@ -234,13 +234,13 @@ def all_batches(name: str, folder: Path) -> list[dict[str, np.ndarray]]:
     """Two epochs of training batches and all batches of the other splits."""
     loaded = dataset.load(Data(name=name, dir=str(folder), buckets=2))
     plans: dict[str, tuple[order.Order, int]] = {}
-    for split, rows in loaded.splits.items():
-        grouped = dataset.assign(rows, loaded.buckets[split])
+    for split in loaded.splits:
+        drawn = (loaded.units[split], loaded.buckets[split], 8)
         if split == "train":
-            training = order.TrainOrder(grouped, 8, seed=1)
+            training = order.TrainOrder(*drawn, seed=1)
             plans[split] = training, 2 * training.steps_per_epoch
         else:
-            evaluation = order.EvalOrder(grouped, 8)
+            evaluation = order.EvalOrder(*drawn)
             plans[split] = evaluation, len(evaluation)
     return [
         batch

@@ -14,7 +14,7 @@ import pytest
 
 from msa_jax import conditions, evaluate, metrics, robustness, train
 from msa_jax.conditions import COMPLETE, Condition
-from msa_jax.data import dataset, feed, order
+from msa_jax.data import buckets, feed, order
 from msa_jax.errors import UserError
 from msa_jax.report import html, markdown
 from msa_jax.report import robustness as robustness_report
@@ -171,7 +171,8 @@ def test_batch_size_and_buckets_change_no_mask(restored: evaluate.Restored) -> N
     asked = [(hard, 0), (hard, 1), (hard, 2)]
     expected = robustness.predict(restored, asked)
     assert not np.allclose(expected[0], expected[1], atol=1e-3), "mask seeds differ"
-    grouped = dataset.fit_buckets(restored.split, 1)
+    units = restored.split.units(of_videos=False)
+    grouped = buckets.fit(units, 1)
     other = dataclasses.replace(
         restored,
         feed=feed.build(
@@ -181,7 +182,7 @@ def test_batch_size_and_buckets_change_no_mask(restored: evaluate.Restored) -> N
             over_data(restored.mesh),
             how="stream",
         ),
-        plan=order.EvalOrder(dataset.assign(restored.split, grouped), 7),
+        plan=order.EvalOrder(units, grouped, 7),
     )
     assert len(other.plan) != len(restored.plan)
     np.testing.assert_allclose(robustness.predict(other, asked), expected, atol=1e-5)

@@ -40,8 +40,8 @@ def measure(config: Any, batches: int = 200, repeats: int = 5) -> dict[str, Any]
     train, batch_size = data.splits["train"], resolved.training.batch_size
     described = system.build(resolved, train.scores)
     buckets = data.buckets["train"]
-    assigned = dataset.assign(train, buckets)
-    plan = order.TrainOrder(assigned, batch_size, resolved.seed)
+    units = data.units["train"]
+    plan = order.TrainOrder(units, buckets, batch_size, resolved.seed)
     batches = min(batches, plan.steps_per_epoch)
     place = sharding.over_data(mesh)
     made = (train, described.task, buckets, place)
@@ -56,7 +56,7 @@ def measure(config: Any, batches: int = 200, repeats: int = 5) -> dict[str, Any]
         return run
 
     def draw() -> None:
-        fresh = order.TrainOrder(assigned, batch_size, resolved.seed)
+        fresh = order.TrainOrder(units, buckets, batch_size, resolved.seed)
         for step in range(batches):
             fresh(step)
 
@@ -148,8 +148,9 @@ def measure_stream(config: Any) -> dict[str, Any]:
     data = dataset.load(resolved.data)
     train = data.splits["train"]
     buckets = data.buckets["train"]
-    assigned = dataset.assign(train, buckets)
-    plan = order.TrainOrder(assigned, resolved.training.batch_size, resolved.seed)
+    plan = order.TrainOrder(
+        data.units["train"], buckets, resolved.training.batch_size, resolved.seed
+    )
     task = system.build(resolved).task
     source = feed.build(train, task, buckets, sharding.over_data(mesh), how="stream")
     start = time.perf_counter()
@@ -168,7 +169,7 @@ def _train_step(
     config: config_lib.Config, described: system.System, data: dataset.Dataset, mesh: Any
 ) -> tuple[steps.TrainStep, state_lib.TrainState]:
     optimizer = optim.build(config.optimizer, 1000)
-    batch = system.abstract_batch(data.schema, config.training.batch_size)
+    batch = system.abstract_batch(data.schema, config.training.batch_size, of_videos=False)
     alone = Population(1, mesh)
     state = state_lib.create(described.model, optimizer, batch, [config.seed], alone)
     step = steps.make_train_step(described.model, optimizer, described.objective)

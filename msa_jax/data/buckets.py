@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from msa_jax.data.units import Units
+
 _LEVELS = 64  # sizes are rounded up to this many levels to find the bounds
 
 
@@ -18,25 +20,57 @@ class Buckets:
 
     Attributes:
       lengths: K times `{modality: T}` that a batch of the bucket is padded to, rising.
+      utterances: K times those that a unit is filled up to, rising; 1 for single utterances.
+      of_videos: whether units are videos.
     """
 
     lengths: tuple[Mapping[str, int], ...]
+    utterances: tuple[int, ...]
+    of_videos: bool = False
 
-    def assign(self, lengths: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The bucket [N] of utterances with `lengths` {modality: [N]}; the last must hold them."""
-        rises = {m: np.array([each[m] for each in self.lengths]) for m in lengths}
-        return np.max([np.searchsorted(rises[m], each) for m, each in lengths.items()], axis=0)
+    def assign(self, units: Units) -> np.ndarray:
+        """The bucket [U] of each unit; the last must hold them all."""
+        found = [np.searchsorted(self.utterances, units.sizes)]
+        for m, each in units.lengths.items():
+            found.append(np.searchsorted([lengths[m] for lengths in self.lengths], each))
+        return np.max(found, axis=0)
 
-    def holding(self, lengths: Mapping[str, np.ndarray]) -> "Buckets":
-        """These buckets, the last made long enough for `lengths` {modality: [N]}."""
+    def holding(self, units: Units) -> "Buckets":
+        """These buckets, the last made large enough for `units`."""
         last = {
-            m: max(length, int(lengths[m].max(initial=0))) for m, length in self.lengths[-1].items()
+            m: max(length, int(units.lengths[m].max(initial=0)))
+            for m, length in self.lengths[-1].items()
         }
-        return Buckets((*self.lengths[:-1], last))
+        most = max(self.utterances[-1], int(units.sizes.max(initial=1)))
+        return dataclasses.replace(
+            self,
+            lengths=(*self.lengths[:-1], last),
+            utterances=(*self.utterances[:-1], most),
+        )
 
 
-def fit(lengths: Mapping[str, np.ndarray], count: int) -> Buckets:
-    """At most `count` buckets with few padded frames for `lengths` {modality: [N]}.
+def fit(units: Units, count: int, *, of_videos: bool = False) -> Buckets:
+    """At most `count` buckets with few padded frames for `units`: of videos, few fillers.
+
+    Videos are grouped by how many utterances they have, and each group padded to its longest.
+    """
+    if not of_videos:
+        lengths = _fit(units.lengths, count)
+        return Buckets(lengths, (1,) * len(lengths))
+    bounds = [each["utterances"] for each in _fit({"utterances": units.sizes}, count)]
+    within = [units.sizes <= bound for bound in bounds]
+    return Buckets(
+        tuple(
+            {m: max(1, int(each[held].max(initial=0))) for m, each in units.lengths.items()}
+            for held in within
+        ),
+        tuple(bounds),
+        of_videos=True,
+    )
+
+
+def _fit(lengths: Mapping[str, np.ndarray], count: int) -> tuple[Mapping[str, int], ...]:
+    """The lengths of at most `count` buckets with few padded frames for `lengths` {modality: [N]}.
 
     Sizes are frames over all modalities, as a share of what the longest of each would have. Bounds
     on the size are chosen that leave the fewest frames when a bucket is padded, by modality, to the
@@ -64,6 +98,4 @@ def fit(lengths: Mapping[str, np.ndarray], count: int) -> Buckets:
     ends = [_LEVELS]
     for k in range(used, 1, -1):
         ends.insert(0, int(before[k][ends[0]]))
-    return Buckets(
-        tuple({m: int(reach[row, end]) for row, m in enumerate(lengths)} for end in ends)
-    )
+    return tuple({m: int(reach[row, end]) for row, m in enumerate(lengths)} for end in ends)

@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from absl import logging
 
 from msa_jax.config import Data
 from msa_jax.data import buckets, builders, normalization, store
 from msa_jax.data.schema import FeatureSchema
+from msa_jax.data.units import Units
 from msa_jax.errors import UserError
 
 
@@ -20,6 +20,7 @@ class Dataset:
     Attributes:
       splits: train, valid and, where the data have one, test.
       normalization: fitted on the train split.
+      units: of each split, what its batches are drawn from.
       buckets: of each split; fitted on train, the longest made to hold the others.
       schema: what a model trained on these data reads.
       summary: counts, lengths and repairs, for results.json.
@@ -27,13 +28,18 @@ class Dataset:
 
     splits: Mapping[str, store.Split]
     normalization: normalization.Normalization
+    units: Mapping[str, Units]
     buckets: Mapping[str, buckets.Buckets]
     schema: FeatureSchema
     summary: Mapping[str, Any]
 
 
-def load(data: Data) -> Dataset:
+def load(data: Data, *, of_videos: bool = False) -> Dataset:
     """Prepares the data on first use, opens all splits and normalises them by the train split.
+
+    Args:
+      data: which.
+      of_videos: batches hold whole videos, their utterances in order.
 
     Raises:
       UserError: if the data cannot be read, break the schema, or have nothing to train on.
@@ -68,8 +74,9 @@ def load(data: Data) -> Dataset:
         channels=splits["train"].channels,
         lengths=lengths,
     )
-    fitted_buckets = fit_buckets(splits["train"], data.buckets)
-    grouped = {name: fitted_buckets.holding(split.lengths) for name, split in splits.items()}
+    units = {name: split.units(of_videos=of_videos) for name, split in splits.items()}
+    fitted_buckets = buckets.fit(units["train"], data.buckets, of_videos=of_videos)
+    grouped = {name: fitted_buckets.holding(each) for name, each in units.items()}
     known = builders.metadata(builder)
     summary = {
         "fingerprint": schema.fingerprint,
@@ -81,22 +88,18 @@ def load(data: Data) -> Dataset:
         "channels": dict(schema.channels),
         "lengths": dict(schema.lengths),
         "buckets": [dict(each) for each in fitted_buckets.lengths],
+        **({"utterances_a_video": list(fitted_buckets.utterances)} if of_videos else {}),
         "constant_columns": {m: int((s == 0).sum()) for m, s in fitted.scale.items()},
         "splits": {name: split.summary() for name, split in splits.items()},
     }
     return Dataset(
-        splits=splits, normalization=fitted, buckets=grouped, schema=schema, summary=summary
+        splits=splits,
+        normalization=fitted,
+        units=units,
+        buckets=grouped,
+        schema=schema,
+        summary=summary,
     )
-
-
-def fit_buckets(split: store.Split, count: int) -> buckets.Buckets:
-    """Buckets for the lengths of `split`; see `buckets.fit`."""
-    return buckets.fit(split.lengths, count)
-
-
-def assign(split: store.Split, grouped: buckets.Buckets) -> np.ndarray:
-    """The bucket [N] of each utterance of `split`."""
-    return grouped.assign(split.lengths)
 
 
 def _fit_normalization(train: store.Split) -> normalization.Normalization:

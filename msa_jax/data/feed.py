@@ -77,13 +77,19 @@ def resident(split: Split, task: Task, buckets: Buckets, sharding: NamedSharding
         },
     }
     held = jax.device_put(held, everywhere)
-    gather = jax.jit(_gather, static_argnames="lengths", out_shardings=sharding)
+    gather = jax.jit(_gather, static_argnames=("lengths", "utterances"), out_shardings=sharding)
     shapes = [tuple(sorted(lengths.items())) for lengths in buckets.lengths]
+    utterances = buckets.utterances if buckets.of_videos else (0,) * len(shapes)
 
     def batch(order: Order, index: int) -> Batch:
         # All row numbers go to every device: each gathers its own share of the batch.
         selection = order(index)
-        return gather(held, selection.rows.astype(np.int32), lengths=shapes[selection.bucket])
+        return gather(
+            held,
+            selection.rows.astype(np.int32),
+            lengths=shapes[selection.bucket],
+            utterances=utterances[selection.bucket],
+        )
 
     def feed(order: Order, first: int, last: int) -> Iterator[Batch]:
         return _ahead(map(functools.partial(batch, order), range(first, last)))
@@ -97,8 +103,17 @@ def _all_frames(split: Split, modality: str) -> np.ndarray:
     return whole if len(whole) else np.zeros((1, whole.shape[1]), np.float32)
 
 
-def _gather(held: Any, rows: jax.Array, lengths: tuple[tuple[str, int], ...]) -> Batch:
-    """The batch of `rows` [..., B], padded to `lengths`: what `Split.gather` gives."""
+def _gather(
+    held: Any, rows: jax.Array, lengths: tuple[tuple[str, int], ...], utterances: int
+) -> Batch:
+    """The batch of `rows` [..., B], padded to `lengths`: what the pipeline makes of them.
+
+    Args:
+      held: the whole split.
+      rows: maybe of several seeds.
+      lengths: of each modality.
+      utterances: of each video; 0 where rows are single utterances.
+    """
     real = rows >= 0
     at = jnp.maximum(rows, 0)
     batch = {
@@ -106,6 +121,8 @@ def _gather(held: Any, rows: jax.Array, lengths: tuple[tuple[str, int], ...]) ->
         for name, column in held["columns"].items()
     }
     batch["example_mask"] = real
+    if utterances:
+        batch["utterance_mask"] = real.reshape(*rows.shape[:-1], -1, utterances)
     for m, length in lengths:
         steps = jnp.arange(length)
         mask = (steps < held["lengths"][m][at][..., None]) & real[..., None]

@@ -1,7 +1,8 @@
 """tf.data pipelines from a `Split` to batches of NumPy arrays.
 
 A batch is `{modality: [B, T, C] float32, modality + "_mask": [B, T] bool, ..., "score": [B]
-float32, "label": [B] int32, "example_mask": [B] bool}`.
+float32, "label": [B] int32, "example_mask": [B] bool}`; of V videos also `"utterance_mask": [V, U]
+bool`, B being V * U.
 """
 
 from collections.abc import Iterator
@@ -49,6 +50,7 @@ def batches(
         **dict.fromkeys(split.sequences, tf.float32),
         **{mask_key(m): tf.bool for m in split.sequences},
         **{"score": tf.float32, "label": tf.int32, "example_mask": tf.bool},
+        **({"utterance_mask": tf.bool} if buckets.of_videos else {}),
     }
     names = list(types)
 
@@ -58,6 +60,9 @@ def batches(
         batch = split.gather(rows.reshape(-1), buckets.lengths[selection.bucket])
         batch = {name: each.reshape(*rows.shape, *each.shape[1:]) for name, each in batch.items()}
         batch |= columns(split, labels, rows)
+        if buckets.of_videos:
+            utterances = buckets.utterances[selection.bucket]
+            batch["utterance_mask"] = (rows >= 0).reshape(*rows.shape[:-1], -1, utterances)
         return [batch[name] for name in names]
 
     def load(index: tf.Tensor) -> dict[str, tf.Tensor]:

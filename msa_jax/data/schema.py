@@ -1,7 +1,7 @@
 """What an utterance is, and what a batch is made of.
 
 Shape legend, used everywhere: B batch, T time, D width, H heads, C feature channels, K classes,
-M modalities, N utterances of a split.
+M modalities, N utterances of a split, V videos, U utterances of a video.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ SPLITS = ("train", "valid", "test")
 SCORE_RANGE = (-3.0, 3.0)
 # Names that no modality can have, since they already mean something in an example or a batch.
 COLUMNS = ("id", "video_id", "segment", "start", "end", "transcript", "score")
-RESERVED = (*COLUMNS, "split", "label", "example_mask")
+RESERVED = (*COLUMNS, "split", "label", "example_mask", "utterance_mask")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

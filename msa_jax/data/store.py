@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from msa_jax.data import flat
+from msa_jax.data import flat, units
 from msa_jax.data.builders import fingerprint
 from msa_jax.data.normalization import NONE, Normalization
 from msa_jax.data.schema import SPLITS, mask_key
+from msa_jax.data.units import Units
 from msa_jax.errors import UserError, nearest
 
 _PART_BYTES = 32 << 20  # read at a time, but for one utterance that is longer
@@ -46,6 +47,7 @@ class Split:
       sequences: `{modality: Sequences}` in the order in which modalities are joined.
       scores: [N] float32 in [-3, 3].
       ids, video_ids: N names.
+      segments: [N] the order within a video; 0 where unknown.
       normalization: applied to frames as they are read.
     """
 
@@ -55,6 +57,7 @@ class Split:
     scores: np.ndarray
     ids: Sequence[str]
     video_ids: Sequence[str]
+    segments: np.ndarray
     normalization: Normalization = NONE
 
     def __len__(self) -> int:
@@ -69,6 +72,12 @@ class Split:
     def lengths(self) -> dict[str, np.ndarray]:
         """Frames of each utterance, `{modality: [N]}`."""
         return {m: s.lengths for m, s in self.sequences.items()}
+
+    def units(self, *, of_videos: bool) -> Units:
+        """What batches are drawn from: utterances, or videos."""
+        if of_videos:
+            return units.of_videos(self.lengths, self.video_ids, self.segments)
+        return units.of_utterances(self.lengths)
 
     @property
     def channels(self) -> dict[str, int]:
@@ -187,6 +196,7 @@ def load(
         scores=np.load(folder / "scores.npy"),
         ids=index["id"],
         video_ids=index["video_id"],
+        segments=np.asarray(index["segment"]),
     )
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from msa_jax.errors import UserError, nearest
 from msa_jax.fields import check_fields
 from msa_jax.models.attention import AttentionFusion
+from msa_jax.models.context import Context
 from msa_jax.models.early import EarlyFusion
 from msa_jax.models.encoders import Encoder
 from msa_jax.models.fusion import FusionModel
@@ -24,7 +25,7 @@ VOTERS: dict[str, Any] = {"unimodal": ModalityTransformer, "late": LateFusion}
 
 # Fields of modules that `build` sets itself.
 _NOT_CONFIGURED = {"dtype", "parent", "name", "encoders", "classifiers", "frozen"}
-_NOT_CONFIGURED |= {"num_outputs", "max_length"}
+_NOT_CONFIGURED |= {"num_outputs", "max_length", "context", "contexts"}
 
 
 def build(
@@ -39,7 +40,8 @@ def build(
     """The model that `config.model` describes.
 
     Args:
-      model: `name`, the fields of `encoder` and `classifier`, and that model's own fields.
+      model: `name`, the fields of `encoder`, `context` and `classifier`, and that model's own
+        fields.
       modalities: in the order in which they are joined.
       num_outputs: K.
       max_length: the longest sequence T that will come, for learned positions.
@@ -60,23 +62,32 @@ def build(
     compute = jnp.dtype(dtype)
     encoder = _fields(Encoder, fields.pop("encoder", {}), "model.encoder.")
     classifier = _fields(Classifier, fields.pop("classifier", {}), "model.classifier.")
-    own = _fields(known[name], fields, "model.", also=("name", "encoder", "classifier"))
+    context = _fields(Context, fields.pop("context", {}), "model.context.")
+    own = _fields(known[name], fields, "model.", also=("name", "encoder", "context", "classifier"))
     _check_heads(encoder, own, known[name])
+    _check_context(context)
     encoders = {m: Encoder(**encoder, max_length=max_length, dtype=compute) for m in modalities}
 
     def classify() -> Classifier:
         return Classifier(num_outputs=num_outputs, **classifier, dtype=compute)
 
+    def among_others() -> Context | None:
+        alone = context.get("kind", "none") == "none"
+        return None if alone else Context(**context, dtype=compute)
+
     if name in FUSIONS:
         head = FUSIONS[name](**own, dtype=compute)
-        return FusionModel(encoders, head, classify(), frozen=frozen_encoders)
+        return FusionModel(
+            encoders, head, classify(), frozen=frozen_encoders, context=among_others()
+        )
     if name == "unimodal" and len(modalities) != 1:
         raise UserError(
             f"config.model.name=unimodal takes one modality, config.data.modalities names "
             f"{', '.join(modalities)}. Use early, attention or late, or name one."
         )
     classifiers = {m: classify() for m in modalities}
-    return VOTERS[name](encoders, classifiers, frozen=frozen_encoders, **own)
+    contexts = {m: among_others() for m in modalities} if among_others() else None
+    return VOTERS[name](encoders, classifiers, frozen=frozen_encoders, contexts=contexts, **own)
 
 
 def _fields(
@@ -97,3 +108,19 @@ def _check_heads(encoder: Mapping[str, Any], own: Mapping[str, Any], known: Any)
             raise UserError(
                 f"config.model.{path}={heads} does not divide config.model.encoder.width={width}."
             )
+
+
+def _check_context(context: Mapping[str, Any]) -> None:
+    width = context.get("width", Context.width)
+    heads = context.get("num_heads", Context.num_heads)
+    kind = context.get("kind", "none")
+    if kind == "transformer" and width % heads:
+        raise UserError(
+            f"config.model.context.num_heads={heads} does not divide "
+            f"config.model.context.width={width}."
+        )
+    if kind == "recurrent" and width % 2:
+        raise UserError(
+            f"config.model.context.width={width}: expected an even number, half of it for each "
+            "direction."
+        )

@@ -20,6 +20,7 @@ class LateFusion(nn.Module):
     Attributes:
       encoders, classifiers: one of each, by modality.
       frozen: the encoders keep their weights.
+      contexts: over the utterances of a video, by modality; none judge each utterance alone.
       vote: majority, as in the paper, or soft: the mean of the classifiers' probabilities. Of
         regressed scores, majority takes the median and soft the mean.
     """
@@ -27,12 +28,17 @@ class LateFusion(nn.Module):
     encoders: Mapping[str, nn.Module]
     classifiers: Mapping[str, nn.Module]
     frozen: bool = False
+    contexts: Mapping[str, nn.Module] | None = None
     vote: Literal["majority", "soft"] = "majority"
 
     def __call__(self, batch: Batch, train: bool) -> Output:
         """Votes; no gradient passes through the vote, each classifier learns from its own loss."""
         encoded = encode(self.encoders, batch, train=train, frozen=self.frozen)
-        unimodal = {m: self.classifiers[m](e.pooled, train) for m, e in encoded.items()}
+        features = {m: e.pooled for m, e in encoded.items()}
+        if self.contexts:
+            mask = batch["utterance_mask"]
+            features = {m: self.contexts[m](x, mask, train) for m, x in features.items()}
+        unimodal = {m: self.classifiers[m](x, train) for m, x in features.items()}
         present = {m: e.present for m, e in encoded.items()}
         logits = jax.lax.stop_gradient(jnp.stack(list(unimodal.values())))
         voters = jnp.stack(list(present.values()))

@@ -14,15 +14,20 @@ class ModalityTransformer(nn.Module):
     Attributes:
       encoders, classifiers: one of each, by modality.
       frozen: the encoder keeps its weights.
+      contexts: over the utterances of a video, by modality; none judge each utterance alone.
     """
 
     encoders: Mapping[str, nn.Module]
     classifiers: Mapping[str, nn.Module]
     frozen: bool = False
+    contexts: Mapping[str, nn.Module] | None = None
 
     def __call__(self, batch: Batch, train: bool) -> Output:
         """Predicts from the one modality; without it, from what the classifier knows of none."""
         encoded = encode(self.encoders, batch, train=train, frozen=self.frozen)
         ((modality, tokens),) = encoded.items()
-        logits = self.classifiers[modality](tokens.pooled, train)
+        features = tokens.pooled
+        if self.contexts:
+            features = self.contexts[modality](features, batch["utterance_mask"], train)
+        logits = self.classifiers[modality](features, train)
         return Output(logits=logits, pooled={modality: tokens.pooled})
