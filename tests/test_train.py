@@ -345,3 +345,35 @@ def test_batch_size_of_evaluation_changes_no_prediction(
         train.train_and_evaluate(config, str(tmp_path / str(size)))
         outputs.append(evaluate(str(tmp_path / str(size))).predictions.outputs)
     np.testing.assert_allclose(*outputs, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_model_of_whole_videos_trains_and_is_restored(
+    write_features: Write, tmp_path: Path
+) -> None:
+    names = np.repeat([f"video{i}" for i in range(100)], np.arange(100) % 5 + 1)[:100]
+    overrides = {
+        "model.context.kind": "recurrent",
+        "model.context.width": 8,
+        "task.kind": "regression",
+        "training.batch_size": 4,
+        "training.eval_batch_size": 4,
+    }
+    path = write_features(video_id=names, segment=np.arange(100))
+    config = tiny_config("attention", path, **overrides)
+    results = train.train_and_evaluate(config, str(tmp_path / "lone"))
+    assert results["splits"]["test"]["n"] == 20
+    assert results["dataset"]["utterances_a_video"][-1] == 5
+    table = evaluate(str(tmp_path / "lone")).table()
+    assert table.ids == [f"video{i // 4}[{i % 4}]" for i in range(80, 100)]
+    mae = np.abs(table.outputs[:, 0] - table.scores).mean()
+    assert mae == pytest.approx(results["splits"]["test"]["metrics"]["mae"], rel=1e-5)
+    two = str(tmp_path / "two")
+    train.train_and_evaluate(tiny_config("attention", path, **overrides, num_seeds=2), two)
+    first = evaluate(f"{two}/seed_0").table()
+    np.testing.assert_allclose(first.outputs, table.outputs, atol=1e-4)
+    with pytest.raises(UserError, match=r"accumulate=2 would cut videos apart"):
+        train.train_and_evaluate(
+            tiny_config("attention", path, **overrides, **{"training.accumulate": 2}),
+            str(tmp_path / "cut"),
+        )
