@@ -54,13 +54,13 @@ def run(work: Callable[[], Any], required: Sequence[str] = ("config", "workdir")
         except (UserError, DivergedError) as error:
             sys.exit(f"error: {error}")
 
-    _keep_programs()
+    keep_programs()
     flags.mark_flags_as_required(list(required))
     app.run(main, flags_parser=_parse)
 
 
-def _keep_programs() -> None:
-    """Lets JAX keep what it compiles, for the next run of the same shapes; read when it starts."""
+def keep_programs() -> None:
+    """Lets JAX keep what it compiles, for the next run of the same shapes; call before its import."""
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(caches, "msa_jax", "programs"))
 

@@ -164,6 +164,10 @@ def restore(
     """
     if split not in SPLITS:
         raise UserError(f"--split={split} is not a split. {nearest(split, SPLITS)}")
+    if split_column != "split" and not data_path:
+        raise UserError(
+            f"--split_column={split_column} chooses the splits of --data_path, which is not given."
+        )
     run = Workdir(workdir)
     if seeds := run.seeds():
         raise UserError(

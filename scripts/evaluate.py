@@ -6,6 +6,7 @@ python scripts/evaluate.py --workdir=DIR --split=test --out=FILE.json [--predict
 import argparse
 import sys
 
+from msa_jax import command
 from msa_jax.errors import UserError
 
 
@@ -21,6 +22,7 @@ def main() -> None:
     parser.add_argument("--split_column", default="split", help="of --data_path")
     parser.add_argument("--data_dir", default="", help="where prepared datasets live")
     args = parser.parse_args()
+    command.keep_programs()
 
     from msa_jax import evaluate, workdir  # JAX and TensorFlow: not for --help
     from msa_jax.report import table

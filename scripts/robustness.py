@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 
+from msa_jax import command
 from msa_jax.errors import UserError
 
 
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--split_column", default="split", help="of --data_path")
     parser.add_argument("--data_dir", default="", help="where prepared datasets live")
     args = parser.parse_args()
+    command.keep_programs()
 
     from msa_jax import evaluate, robustness, workdir  # JAX and TensorFlow: not for --help
     from msa_jax.report import html, markdown

@@ -208,7 +208,7 @@ class Utterances(_UtteranceBuilder):
 def prepare(data: Data) -> tfds.core.DatasetBuilder:
     """The prepared dataset that `data` names; prepares it when it is not there yet.
 
-    A dataset that is there is opened without reading its source.
+    A dataset that is there is opened and not made again; of its source the checksum is read.
 
     Raises:
       UserError: if the source cannot be read or breaks the schema; nothing is written then.
@@ -247,7 +247,7 @@ def write(
 
     with _quiet():
         try:
-            if "://" not in data_dir:
+            if "://" not in str(home):
                 whole.make(Path(home) / name, generate, is_made)
             else:  # there TFDS writes all or nothing, and replaces nothing
                 if replace and (home / name).exists():
