@@ -60,7 +60,10 @@ def run(work: Callable[[], Any], required: Sequence[str] = ("config", "workdir")
 
 
 def keep_programs() -> None:
-    """Lets JAX keep what it compiles, for the next run of the same shapes; call before its import."""
+    """Lets JAX keep what it compiles, for the next run of the same shapes.
+
+    Call it before JAX is imported.
+    """
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(caches, "msa_jax", "programs"))
 
