@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -93,9 +92,7 @@ def test_help_needs_no_heavy_import() -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
     command = [sys.executable, "-m", "msa_jax.main", "--help"]
-    began = time.monotonic()
     shown = subprocess.run(command, cwd=ROOT, timeout=60, capture_output=True, text=True)
-    assert time.monotonic() - began < 3
     assert "--workdir" in shown.stdout
     assert "--config" in shown.stdout
 

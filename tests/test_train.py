@@ -347,6 +347,11 @@ def test_batch_size_of_evaluation_changes_no_prediction(
     np.testing.assert_allclose(*outputs, atol=1e-6)
 
 
+def test_split_column_needs_a_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="split_column=fold chooses the splits of --data_path"):
+        restore(str(tmp_path), split_column="fold")
+
+
 @pytest.mark.slow
 def test_a_model_of_whole_videos_trains_and_is_restored(
     write_features: Write, tmp_path: Path
