@@ -1,0 +1,28 @@
+"""DAF, dynamic attention fusion of frozen embeddings (arXiv 2509.22729), as we reconstruct it.
+
+python -m msa_jax.main --config=configs/daf.py:quick --workdir=DIR
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """Text and audio, a linear layer and a pooling each; see `common.variant` for the variants."""
+    config = common.get_config()
+    config.data.modalities = ("text", "audio")
+    config.model = {
+        "name": "daf",
+        "width": 64,
+        "activation": "gelu",
+        "gate": "dynamic",
+        "temperature": 1.0,
+        "dropout": 0.1,
+        "encoder": common.encoder(),
+        "classifier": {"hidden": (64,), "dropout": 0.1},
+    }
+    config = common.variant(config, variant)
+    # The embeddings are taken as they come: nothing below the fusion but a projection.
+    config.model.encoder.update(num_layers=0, positions="none", pooling="attention")
+    return config

@@ -1,0 +1,21 @@
+"""AGFN's dual gate of entropy and importance over the paper's encoders (arXiv 2510.01677).
+
+python -m msa_jax.main --config=configs/gated.py:quick --workdir=DIR
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The encoders of A1 and A2 below; see `common.variant` for `quick` and `mosi`."""
+    config = common.get_config()
+    config.model = {
+        "name": "gated",
+        "hidden": 64,
+        "temperature": 1.0,
+        "encoder": common.encoder(),
+        "classifier": {"hidden": (64,), "dropout": 0.1},
+    }
+    return common.variant(config, variant)

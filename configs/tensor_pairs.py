@@ -1,0 +1,20 @@
+"""TIMF: text x audio and text x vision, a classifier each, a soft vote (Sun et al. 2021).
+
+python -m msa_jax.main --config=configs/tensor_pairs.py:quick --workdir=DIR
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """The first of the modalities is paired with each other; see `common.variant`."""
+    config = common.get_config()
+    config.model = {
+        "name": "tensor_pairs",
+        "width": 16,
+        "encoder": common.encoder(),
+        "classifier": {"hidden": (64,), "dropout": 0.1},
+    }
+    return common.variant(config, variant)
