@@ -19,10 +19,12 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         "gate": "dynamic",
         "temperature": 1.0,
         "dropout": 0.1,
-        "encoder": common.encoder(),
+        "encoder": {**common.encoder(), "positions": "none", "pooling": "attention"},
         "classifier": {"hidden": (64,), "dropout": 0.1},
     }
     config = common.variant(config, variant)
-    # The embeddings are taken as they come: nothing below the fusion but a projection.
-    config.model.encoder.update(num_layers=0, positions="none", pooling="attention")
+    # Frozen embeddings are taken as they come. The embedded data's words are none: they know
+    # nothing of their neighbours, so that `quick` keeps the one layer that has to tell.
+    if variant != "quick":
+        config.model.encoder.num_layers = 0
     return config

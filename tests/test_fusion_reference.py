@@ -1,4 +1,4 @@
-"""Tensor and low-rank fusion against their papers' formulas, and what the gate of DAF attends to."""
+"""Gated, tensor and low-rank fusion against their papers' formulas; what DAF gives weight to."""
 
 from typing import Any
 
@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from msa_jax import models
+from msa_jax import system as system_lib
+from msa_jax.config import resolve
+from msa_jax.errors import UserError
 from msa_jax.models.contract import Encoded
 from msa_jax.models.daf import DynamicAttentionFusion
 from msa_jax.models.gated import GatedFusion, entropy
@@ -235,3 +238,9 @@ def test_pairs_vote_by_the_modality_they_have() -> None:
     np.testing.assert_allclose(voted[0], probabilities["text+audio"][0], rtol=1e-5)
     mean = sum(probabilities.values()) / 2
     np.testing.assert_allclose(voted[1:], mean[1:], rtol=1e-5)
+
+
+def test_a_vote_without_the_losses_of_its_classifiers_is_refused() -> None:
+    config = resolve({"model": {"name": "tensor_pairs"}, "task": {"unimodal_weight": 0}})
+    with pytest.raises(UserError, match="name=tensor_pairs nothing to learn from"):
+        system_lib.build(config)

@@ -295,5 +295,5 @@ def test_refusals_name_the_field(description: dict, words: str) -> None:
 
 
 def test_pairs_of_one_modality_are_refused() -> None:
-    with pytest.raises(UserError, match="tensor_pairs pairs modalities.*names text alone"):
+    with pytest.raises(UserError, match=r"tensor_pairs pairs modalities.*names text alone"):
         models.build({"name": "tensor_pairs"}, modalities=("text",), num_outputs=3)

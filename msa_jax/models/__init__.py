@@ -30,12 +30,8 @@ FUSIONS: dict[str, Any] = {
     "low_rank": LowRankFusion,
     "tensor": TensorFusion,
 }
-# Whole models over classifiers of their own: called as `model(batch, train) -> Output`.
-VOTERS: dict[str, Any] = {
-    "unimodal": ModalityTransformer,
-    "late": LateFusion,
-    "tensor_pairs": TensorPairs,
-}
+# Whole models, whose classifiers vote: called as `model(batch, train) -> Output`.
+VOTERS: dict[str, Any] = {"late": LateFusion, "tensor_pairs": TensorPairs}
 
 # Fields of modules that `build` sets itself.
 _NOT_CONFIGURED = {"dtype", "parent", "name", "encoders", "classifiers", "frozen"}
@@ -69,7 +65,7 @@ def build(
     """
     fields = dict(model)
     name = fields.pop("name", "")
-    known = {**FUSIONS, **VOTERS}
+    known = {"unimodal": ModalityTransformer, **FUSIONS, **VOTERS}
     if name not in known:
         raise UserError(f"config.model.name={name!r} is not a model. {nearest(str(name), known)}")
     compute = jnp.dtype(dtype)
@@ -96,7 +92,7 @@ def build(
             f"{', '.join(modalities)} alone. Name another, or use tensor."
         )
     classifiers = {m: classify() for m in modalities}
-    return VOTERS[name](encoders, classifiers, frozen=frozen_encoders, **own)
+    return known[name](encoders, classifiers, frozen=frozen_encoders, **own)
 
 
 def _fields(

@@ -17,11 +17,12 @@ class DynamicAttentionFusion(nn.Module):
     With h_m the pooled vectors: g_m = f(W_m h_m + c_m), s_m = w . tanh(V g_m + b), alpha = softmax
     of s / temperature over the modalities present, z = sum of alpha_m g_m.
 
-    The paper's equations were not to be had. Of the gates its abstract allows, this is the plainest:
-    one softmax weight a modality and utterance. It is our reconstruction, and figures of ours are
-    none of the paper's. V is shared: each W_m already brings its modality into the common space, so
-    that one scorer compares like with like. W_m is the modality's own, so that a hidden layer of
-    the classifier can still tell the terms of the sum apart, and let one change what another says.
+    The paper's equations were not to be had. Of the gates its abstract allows, this is the
+    plainest: one softmax weight a modality and utterance. It is our reconstruction, and figures of
+    ours are none of the paper's. V is shared: each W_m already brings its modality into the common
+    space, so that one scorer compares like with like. W_m is the modality's own, so that a hidden
+    layer of the classifier can still tell the terms of the sum apart, and let one change what
+    another says.
 
     The other gates are the controls of an ablation, with the same projections and classifier.
 

@@ -43,7 +43,9 @@ class LateFusion(nn.Module):
         )
 
 
-def decide(votes: Mapping[str, jax.Array], present: Mapping[str, jax.Array], vote: str) -> jax.Array:
+def decide(
+    votes: Mapping[str, jax.Array], present: Mapping[str, jax.Array], vote: str
+) -> jax.Array:
     """What the classifiers of `votes` {name: [B, K]} decide together, [B, K]; no gradient passes.
 
     Those vote that are `present` {name: [B]}; where nobody is, all do.

@@ -76,7 +76,9 @@ class TensorPairs(nn.Module):
         logits, present = {}, {}
         for other in others:
             pair = {m: encoded[m] for m in (first, other)}
-            fusion = TensorFusion(self.width, dtype=encoded[other].pooled.dtype, name=f"pair_{other}")
+            fusion = TensorFusion(
+                self.width, dtype=encoded[other].pooled.dtype, name=f"pair_{other}"
+            )
             name = f"{first}+{other}"
             logits[name] = self.classifiers[other](fusion(pair, train).features, train)
             present[name] = encoded[first].present | encoded[other].present
