@@ -13,9 +13,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = common.get_config()
     config.model = {
         "name": "low_rank",
-        "width": 64,
+        "width": 32,
         "rank": 4,
         "encoder": common.encoder(),
-        "classifier": {"hidden": (), "dropout": 0.1},
+        "classifier": {"hidden": (64,), "dropout": 0.1},
     }
     return common.variant(config, variant)
