@@ -33,6 +33,8 @@ _AT_LEAST = {
     "hidden": 1,
     "num_layers": 0,
     "num_heads": 1,
+    "rank": 1,
+    "temperature": 0.01,
     "dropout": 0,
     "attention_dropout": 0,
     "input_dropout": 0,

@@ -72,7 +72,7 @@ def build(config: Config, train_scores: np.ndarray | None = None) -> System:
     weights: tuple[float, ...] = ()
     if config.task.class_weights == "balanced" and train_scores is not None:
         weights = losses.balanced_class_weights(task.labels(train_scores), task.num_outputs)
-    if independent_parameters(config) and not config.task.unimodal_weight:
+    if config.model["name"] in models.VOTERS and not config.task.unimodal_weight:
         raise UserError(
             f"config.task.unimodal_weight=0 leaves config.model.name={config.model['name']} "
             "nothing to learn from: its classifiers have no other loss. Use 1."
@@ -116,7 +116,7 @@ def frozen_parameters(config: Config) -> tuple[str, ...]:
 
 
 def independent_parameters(config: Config) -> dict[str, str]:
-    """`{first key: modality}` of the parameters of a vote, whose classifiers train apart."""
+    """`{first key: modality}` of the parameters of a late fusion, whose classifiers train apart."""
     if config.model["name"] != "late":
         return {}
     parts = (ENCODERS, CLASSIFIERS, *((CONTEXTS,) if config_lib.of_videos(config) else ()))

@@ -1,11 +1,15 @@
+import importlib
 import json
 from pathlib import Path
 
 import pytest
 
 from configs import attention, common
+from msa_jax import system
 from msa_jax.config import Config, differences, resolve, to_dict
 from msa_jax.errors import UserError
+
+CONFIGS = sorted(path.stem for path in Path(common.__file__).parent.glob("*.py"))
 
 
 def test_config_files_resolve_and_survive_json() -> None:
@@ -13,6 +17,13 @@ def test_config_files_resolve_and_survive_json() -> None:
     assert config.data.size == "quick"
     assert config.data.modalities == ("text", "audio", "vision")
     assert to_dict(resolve(json.loads(json.dumps(to_dict(config))))) == to_dict(config)
+
+
+@pytest.mark.parametrize("variant", ["", "quick", "mosi"])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "common"])
+def test_every_config_describes_a_system(name: str, variant: str) -> None:
+    config = importlib.import_module(f"configs.{name}").get_config(variant)
+    assert system.build(resolve(config)).task.kind == "three_class"
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(params=["unimodal", "late", "early", "attention"])
+@pytest.fixture(params=["unimodal", "late", "early", "attention", "daf", "tensor_pairs"])
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -57,7 +57,7 @@ def test_an_utterance_feels_its_own_video_alone(name: str, kind: str) -> None:
     changed["text"][1] += 3.0  # the second utterance of the first video
     after = outputs(model, variables, changed)
     moved = np.abs(after - before).max(axis=-1)
-    if name != "late":  # a vote may stay as it is
+    if name != "late":  # a majority may stay as it is
         assert (moved[0] > 1e-6).all()
     assert (moved[1:] == 0).all()
 

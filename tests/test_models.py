@@ -28,7 +28,15 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "encoder": {"num_layers": 0, "pooling": "attention", "positions": "none"},
     },
     "attention": {"name": "attention", "num_heads": 2},
+    "daf": {"name": "daf", "width": 6},
+    "daf-uniform": {"name": "daf", "gate": "uniform", "activation": "linear"},
+    "daf-learned": {"name": "daf", "gate": "learned", "activation": "relu"},
+    "gated": {"name": "gated", "hidden": 8},
+    "low_rank": {"name": "low_rank", "width": 6, "rank": 2},
+    "tensor": {"name": "tensor", "width": 3},
+    "tensor_pairs": {"name": "tensor_pairs", "width": 3},
 }
+VOTING, WEIGHING = {"late", "tensor_pairs"}, {"attention", "daf", "gated"}
 SMALL = {"width": 8, "num_layers": 2, "num_heads": 2, "hidden": 16}
 
 
@@ -76,8 +84,9 @@ def test_shapes_and_dtypes(model: Any, variables: Any, batch: Any, system: str) 
         assert logits.shape == (6, 3)
     for pooled in output.pooled.values():
         assert pooled.shape == (6, 8)
-    assert output.voted == system.startswith("late")
-    assert set(output.weights) == ({"text", "audio", "vision"} if system == "attention" else set())
+    name = SYSTEMS[system]["name"]
+    assert output.voted == (name in VOTING)
+    assert set(output.weights) == ({"text", "audio", "vision"} if name in WEIGHING else set())
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
 
 
@@ -132,8 +141,9 @@ def test_absent_modalities_give_finite_outputs_and_gradients(
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
-def test_an_absent_modality_is_ignored_for_its_example_alone(batch: Any) -> None:
-    model = build("attention")
+@pytest.mark.parametrize("system", [s for s in SYSTEMS if SYSTEMS[s]["name"] in WEIGHING])
+def test_an_absent_modality_is_ignored_for_its_example_alone(system: str, batch: Any) -> None:
+    model = build(system)
     variables = model.init(jax.random.key(0), batch, False)
     without = {**batch, "audio_mask": batch["audio_mask"].copy()}
     without["audio_mask"][2] = False
@@ -193,6 +203,14 @@ def test_frozen_encoders_get_no_gradient(system: str, batch: Any) -> None:
     for name, tree in gradient.items():
         moved = any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(tree))
         assert moved != name.startswith("encoders_"), name
+
+
+@pytest.mark.parametrize("name", sorted(models.FUSIONS))
+def test_a_fusion_of_one_modality_is_a_model(name: str, batch: Any) -> None:
+    model = models.build({"name": name, "encoder": SMALL}, modalities=("text",), num_outputs=3)
+    output = model.apply(model.init(jax.random.key(0), batch, False), batch, False)
+    assert output.logits.shape == (6, 3)
+    assert set(output.weights) == ({"text"} if name in WEIGHING else set())
 
 
 def test_seeing_modalities_in_another_order_is_seen_by_name(batch: Any) -> None:
@@ -263,6 +281,9 @@ def test_late_classifiers_learn_independently(batch: Any) -> None:
         ({"name": "attention", "num_heads": 5}, "config.model.num_heads=5 does not divide"),
         ({"name": "attention", "num_heads": "x"}, "expected int"),
         ({"name": "unimodal"}, "takes one modality"),
+        ({"name": "daf", "gate": "dinamic"}, "config.model.gate='dinamic'.*'dynamic'"),
+        ({"name": "gated", "temperature": 0}, "config.model.temperature=0.0.*at least 0.01"),
+        ({"name": "low_rank", "rank": 0}, "config.model.rank=0.*at least 1"),
         ({"name": "early", "encoder": {"dropout": 1.0}}, "encoder.dropout=1.0.*at most 0.99"),
         ({"name": "early", "encoder": {"width": 0}}, "encoder.width=0.*at least 1"),
         ({"name": "early", "classifier": {"hidden": (8, 0)}}, "classifier.hidden=0.*at least 1"),
@@ -271,3 +292,8 @@ def test_late_classifiers_learn_independently(batch: Any) -> None:
 def test_refusals_name_the_field(description: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         models.build(description, modalities=("text", "audio"), num_outputs=3)
+
+
+def test_pairs_of_one_modality_are_refused() -> None:
+    with pytest.raises(UserError, match=r"tensor_pairs pairs modalities.*names text alone"):
+        models.build({"name": "tensor_pairs"}, modalities=("text",), num_outputs=3)

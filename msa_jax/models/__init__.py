@@ -11,17 +11,28 @@ from msa_jax.errors import UserError, nearest
 from msa_jax.fields import check_fields
 from msa_jax.models.attention import AttentionFusion
 from msa_jax.models.context import Context
+from msa_jax.models.daf import DynamicAttentionFusion
 from msa_jax.models.early import EarlyFusion
 from msa_jax.models.encoders import Encoder
 from msa_jax.models.fusion import FusionModel
+from msa_jax.models.gated import GatedFusion
 from msa_jax.models.late import LateFusion
 from msa_jax.models.layers import Classifier
+from msa_jax.models.low_rank import LowRankFusion
+from msa_jax.models.tensor import TensorFusion, TensorPairs
 from msa_jax.models.unimodal import ModalityTransformer
 
 # Heads for `FusionModel`: called as `head({modality: Encoded}, train) -> Fused`.
-FUSIONS: dict[str, Any] = {"early": EarlyFusion, "attention": AttentionFusion}
-# Whole models over unimodal classifiers: called as `model(batch, train) -> Output`.
-VOTERS: dict[str, Any] = {"unimodal": ModalityTransformer, "late": LateFusion}
+FUSIONS: dict[str, Any] = {
+    "early": EarlyFusion,
+    "attention": AttentionFusion,
+    "daf": DynamicAttentionFusion,
+    "gated": GatedFusion,
+    "low_rank": LowRankFusion,
+    "tensor": TensorFusion,
+}
+# Whole models, whose classifiers vote: called as `model(batch, train) -> Output`.
+VOTERS: dict[str, Any] = {"late": LateFusion, "tensor_pairs": TensorPairs}
 
 # Fields of modules that `build` sets itself.
 _NOT_CONFIGURED = {"dtype", "parent", "name", "encoders", "classifiers", "frozen"}
@@ -56,7 +67,7 @@ def build(
     """
     fields = dict(model)
     name = fields.pop("name", "")
-    known = {**FUSIONS, **VOTERS}
+    known = {"unimodal": ModalityTransformer, **FUSIONS, **VOTERS}
     if name not in known:
         raise UserError(f"config.model.name={name!r} is not a model. {nearest(str(name), known)}")
     compute = jnp.dtype(dtype)
@@ -85,9 +96,14 @@ def build(
             f"config.model.name=unimodal takes one modality, config.data.modalities names "
             f"{', '.join(modalities)}. Use early, attention or late, or name one."
         )
+    if name == "tensor_pairs" and len(modalities) < 2:
+        raise UserError(
+            f"config.model.name=tensor_pairs pairs modalities, config.data.modalities names "
+            f"{', '.join(modalities)} alone. Name another, or use tensor."
+        )
     classifiers = {m: classify() for m in modalities}
     contexts = {m: among_others() for m in modalities} if among_others() else None
-    return VOTERS[name](encoders, classifiers, frozen=frozen_encoders, contexts=contexts, **own)
+    return known[name](encoders, classifiers, frozen=frozen_encoders, contexts=contexts, **own)
 
 
 def _fields(

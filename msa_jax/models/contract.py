@@ -54,8 +54,9 @@ class Output:
 
     Attributes:
       logits: [B, K] float32; for regression K is 1 and this is the score, see `score`.
-      unimodal: `{modality: [B, K]}` logits of the unimodal classifiers, where there are any.
-      present: `{modality: [B] bool}` for the modalities of `unimodal`.
+      unimodal: `{modality: [B, K]}` logits of the unimodal classifiers, where there are any; of
+        classifiers of two modalities, a pair's name is first+other.
+      present: `{modality: [B] bool}` for the entries of `unimodal`: where they have a loss.
       weights: `{modality: [B]}` in [0, 1], where the fusion weighs modalities.
       pooled: `{modality: [B, D]}` what the encoders made of each modality.
       aux_loss: [] added to the loss as it is.

@@ -40,17 +40,27 @@ class LateFusion(nn.Module):
             features = {m: self.contexts[m](x, mask, train) for m, x in features.items()}
         unimodal = {m: self.classifiers[m](x, train) for m, x in features.items()}
         present = {m: e.present for m, e in encoded.items()}
-        logits = jax.lax.stop_gradient(jnp.stack(list(unimodal.values())))
-        voters = jnp.stack(list(present.values()))
-        voters = voters | ~voters.any(axis=0)  # nobody is there: ask everybody
-        combine = combine_scores if logits.shape[-1] == 1 else combine_classes
         return Output(
-            logits=combine(logits, voters, self.vote),
+            logits=decide(unimodal, present, self.vote),
             unimodal=unimodal,
             present=present,
             pooled={m: e.pooled for m, e in encoded.items()},
             voted=True,
         )
+
+
+def decide(
+    votes: Mapping[str, jax.Array], present: Mapping[str, jax.Array], vote: str
+) -> jax.Array:
+    """What the classifiers of `votes` {name: [B, K]} decide together, [B, K]; no gradient passes.
+
+    Those vote that are `present` {name: [B]}; where nobody is, all do.
+    """
+    logits = jax.lax.stop_gradient(jnp.stack(list(votes.values())))
+    voters = jnp.stack(list(present.values()))
+    voters = voters | ~voters.any(axis=0)
+    combine = combine_scores if logits.shape[-1] == 1 else combine_classes
+    return combine(logits, voters, vote)
 
 
 def combine_classes(logits: jax.Array, voters: jax.Array, vote: str) -> jax.Array:
