@@ -1,8 +1,9 @@
-"""The base paper's six systems, each with many seeds, and what their predictions say together.
+"""The base paper's systems and DAF, each with many seeds, and what their predictions say together.
 
 Table 1 of arXiv 2501.08085 holds the systems of one modality, Table 2 the fusions A0, A1 and A2.
 The paper calls the encoders of A1 and A2 pre-trained; both that and training from scratch are run.
-Sizes and optimiser are ours (see `configs/common.py`): the paper gives none.
+Sizes and optimiser are ours (see `configs/common.py`): the paper gives none. DAF (arXiv 2509.22729)
+stands apart, beside the same model with a weight that is the same for all: its control.
 """
 
 import dataclasses
@@ -27,12 +28,15 @@ from msa_jax.workdir import Workdir
 # A1 and A2 are described with pre-trained encoders.
 PAPER = {"vision": 65.69, "audio": 65.84, "text": 69.36, "late": 66.23}
 PAPER |= {"early_pretrained": 71.87, "attention_pretrained": 72.39}
+DAF = 3  # its table, which is of no paper's: DAF's own was not to be had
 LABELS = {
     "late": "A0 late, majority vote",
     "early": "A1 early",
     "attention": "A2 attention",
     "early_pretrained": "A1 early, pre-trained",
     "attention_pretrained": "A2 attention, pre-trained",
+    "daf": "DAF",
+    "daf_uniform": "DAF's control, uniform weights",
 }
 
 
@@ -43,7 +47,7 @@ class System:
     Attributes:
       name: of its directory.
       label: for people.
-      table: of the paper: 1 or 2.
+      table: of the base paper, 1 or 2, or `DAF`.
       config: of its training; None where it is a vote of the systems of one modality.
     """
 
@@ -59,7 +63,9 @@ def systems(
     overrides: Mapping[str, Any],
     workdir: str,
 ) -> list[System]:
-    """The paper's systems in the order in which they are trained.
+    """The systems in the order in which they are trained.
+
+    DAF takes text and audio, as its paper does; where they are not among the modalities, all.
 
     Args:
       load: gives the `ConfigDict` of `configs/<name>.py`.
@@ -80,6 +86,9 @@ def systems(
     everything = {"data.modalities": tuple(modalities)}
     encoders = tuple(str(Workdir(workdir).member(m).path) for m in modalities)
     pretrained = {**everything, "init.encoders": encoders}
+    heard = everything
+    if {"text", "audio"} <= set(modalities):
+        heard = {"data.modalities": tuple(m for m in modalities if m in ("text", "audio"))}
     return [
         *unimodal,
         System(name="late", label=LABELS["late"], table=2),
@@ -95,6 +104,13 @@ def systems(
                 config=configured(name, pretrained),
             )
             for name in ("early", "attention")
+        ),
+        *(
+            System(name=name, label=LABELS[name], table=DAF, config=configured("daf", own))
+            for name, own in (
+                ("daf", heard),
+                ("daf_uniform", {**heard, "model.gate": "uniform"}),
+            )
         ),
     ]
 
@@ -122,7 +138,7 @@ def reproduce(found: Sequence[System], workdir: str, tell: Callable[[str], None]
                 each.config, str(Workdir(workdir).member(each.name).path)
             )
             _check_seeds(each, runs[each.name])
-    config = config_lib.resolve(found[-1].config)
+    config = config_lib.resolve(max(found, key=lambda each: each.table == 2).config)
     task = Task(kind=config.task.kind, neutral=config.task.neutral)
     data = dataset.load(config.data)
     splits = [split for split in data.splits if split != "train"]
@@ -333,8 +349,8 @@ def _compare(
 ) -> list[dict[str, Any]]:
     """Paired comparisons on the same utterances, corrected together (Holm).
 
-    Every system with the trivial baseline, every two fusions, and every fusion with the modality
-    that is best on validation.
+    Every system with the trivial baseline, every fusion with the modality that is best on
+    validation, every two of the base paper's fusions, and DAF with its control.
     """
     measure = "mae" if task.is_regression else "accuracy"
     groups = np.asarray(tables["late"][0].video_ids)
@@ -357,8 +373,9 @@ def _compare(
     best = min(validation, key=lambda name: validation[name] * (1 if measure == "mae" else -1))
     fusions = [s.name for s in found if s.table == 2]
     pairs = [(s.name, trivial) for s in found]
-    pairs += [(name, best) for name in fusions]
+    pairs += [(s.name, best) for s in found if s.table != 1]
     pairs += [(second, first) for first, second in itertools.combinations(fusions, 2)]
+    pairs += [("daf", "daf_uniform")]
     compared = [statistics.compare(each[a], each[b], groups) for a, b in pairs]
     adjusted = statistics.holm(np.array([c.p_value for c in compared]))
     return [

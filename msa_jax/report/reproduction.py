@@ -28,6 +28,11 @@ _REGRESSION = {
     "f1_non0": "F1 Non0",
     "acc7": "Acc-7",
 }
+_CAPTIONS = {
+    1: "Table 1: one modality.",
+    2: "Table 2: fusion.",
+    3: "Dynamic attention fusion (arXiv 2509.22729, our reconstruction) of text and audio.",
+}
 _SHARES = ("negative", "neutral", "positive")
 _NOT_RATES = ("mae", "corr")
 _BINS = {"closed": "[-1, 1]", "right_closed": "(-1, 1]"}
@@ -93,7 +98,7 @@ def _lead(report: Mapping[str, Any]) -> list[Block]:
     seeds, split = len(report["seeds"]), report["judged_on"]
     n = next(iter(report["systems"].values()))["splits"][split]["n"]
     wanted = [("attention_pretrained", "early_pretrained"), ("attention", "early")]
-    wanted += [("attention_pretrained", "attention"), ("early", "late")]
+    wanted += [("attention_pretrained", "attention"), ("early", "late"), ("daf", "daf_uniform")]
     above = [
         labels[c["first"]]
         for c in report["comparisons"]
@@ -112,9 +117,9 @@ def _lead(report: Mapping[str, Any]) -> list[Block]:
     )
     return [
         Paragraph(
-            f"The six systems of arXiv 2501.08085, {seeds} seed{'s' if seeds > 1 else ''} each, on "
-            f"{code(report['dataset']['fingerprint'])}; every figure is of the {split} split "
-            f"({n} utterances), every checkpoint was chosen on validation alone."
+            f"The systems of arXiv 2501.08085 and DAF, {seeds} seed{'s' if seeds > 1 else ''} "
+            f"each, on {code(report['dataset']['fingerprint'])}; every figure is of the {split} "
+            f"split ({n} utterances), every checkpoint was chosen on validation alone."
         ),
         Bullets([*said, beaten]),
     ]
@@ -127,10 +132,10 @@ def _is_better(comparison: Mapping[str, Any]) -> bool:
 
 def _tables(report: Mapping[str, Any]) -> list[Block]:
     blocks: list[Block] = []
-    for number, what in ((1, "one modality"), (2, "fusion")):
+    for number, caption in _CAPTIONS.items():
         rows = [name for name, each in report["systems"].items() if each["table"] == number]
         make = _regression_table if report["task"]["kind"] == "regression" else _class_table
-        blocks.append(make(report, rows, f"Table {number}: {what}."))
+        blocks.append(make(report, rows, caption))
     measure = "mae" if report["task"]["kind"] == "regression" else "accuracy"
     scale = 1 if measure == "mae" else 100
     split = report["judged_on"]
