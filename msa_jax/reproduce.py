@@ -138,7 +138,7 @@ def reproduce(found: Sequence[System], workdir: str, tell: Callable[[str], None]
                 each.config, str(Workdir(workdir).member(each.name).path)
             )
             _check_seeds(each, runs[each.name])
-    config = config_lib.resolve(max(found, key=lambda each: each.table == 2).config)
+    config = config_lib.resolve([each.config for each in found if each.table == 2][-1])
     task = Task(kind=config.task.kind, neutral=config.task.neutral)
     data = dataset.load(config.data)
     splits = [split for split in data.splits if split != "train"]
