@@ -28,7 +28,22 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "encoder": {"num_layers": 0, "pooling": "attention", "positions": "none"},
     },
     "attention": {"name": "attention", "num_heads": 2},
+    "early-convolution": {"name": "early", "encoder": {"kernel": 3}},
+    "cross-modal": {
+        "name": "cross_modal",
+        "num_layers": 2,
+        "num_self_layers": 1,
+        "num_heads": 2,
+        "encoder": {"num_layers": 0, "positions": "none", "norm": "post"},
+    },
+    "bottleneck": {"name": "bottleneck", "num_layers": 3, "fusion_layer": 1, "num_heads": 2},
+    "translate": {"name": "translate", "num_heads": 2},
+    "primary": {"name": "primary", "num_nodes": 3, "num_layers": 2, "num_heads": 2},
+    "temporal": {"name": "temporal", "num_heads": 2},
+    "temporal-early": {"name": "temporal", "fusion": "early", "num_heads": 2},
 }
+# Systems that weigh modalities.
+WEIGHED = {"attention", "primary", "temporal"}
 SMALL = {"width": 8, "num_layers": 2, "num_heads": 2, "hidden": 16}
 
 
@@ -77,7 +92,7 @@ def test_shapes_and_dtypes(model: Any, variables: Any, batch: Any, system: str) 
     for pooled in output.pooled.values():
         assert pooled.shape == (6, 8)
     assert output.voted == system.startswith("late")
-    assert set(output.weights) == ({"text", "audio", "vision"} if system == "attention" else set())
+    assert set(output.weights) == ({"text", "audio", "vision"} if system in WEIGHED else set())
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
 
 

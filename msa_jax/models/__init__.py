@@ -10,15 +10,28 @@ import jax.numpy as jnp
 from msa_jax.errors import UserError, nearest
 from msa_jax.fields import check_fields
 from msa_jax.models.attention import AttentionFusion
+from msa_jax.models.bottleneck import BottleneckFusion
+from msa_jax.models.cross_modal import CrossModalFusion
 from msa_jax.models.early import EarlyFusion
 from msa_jax.models.encoders import Encoder
 from msa_jax.models.fusion import FusionModel
 from msa_jax.models.late import LateFusion
 from msa_jax.models.layers import Classifier
+from msa_jax.models.primary import PrimaryFusion
+from msa_jax.models.temporal import TemporalFusion
+from msa_jax.models.translate import TranslationFusion
 from msa_jax.models.unimodal import ModalityTransformer
 
 # Heads for `FusionModel`: called as `head({modality: Encoded}, train) -> Fused`.
-FUSIONS: dict[str, Any] = {"early": EarlyFusion, "attention": AttentionFusion}
+FUSIONS: dict[str, Any] = {
+    "early": EarlyFusion,
+    "attention": AttentionFusion,
+    "cross_modal": CrossModalFusion,
+    "bottleneck": BottleneckFusion,
+    "translate": TranslationFusion,
+    "primary": PrimaryFusion,
+    "temporal": TemporalFusion,
+}
 # Whole models over unimodal classifiers: called as `model(batch, train) -> Output`.
 VOTERS: dict[str, Any] = {"unimodal": ModalityTransformer, "late": LateFusion}
 
@@ -88,7 +101,12 @@ def _fields(
 
 
 def _check_heads(encoder: Mapping[str, Any], own: Mapping[str, Any], known: Any) -> None:
-    width = encoder.get("width", Encoder.width)
+    width, kernel = encoder.get("width", Encoder.width), encoder.get("kernel", Encoder.kernel)
+    if kernel % 2 == 0:
+        raise UserError(
+            f"config.model.encoder.kernel={kernel}: expected an odd number of frames, so that a "
+            "frame stands in the middle of what it sees."
+        )
     for path, heads in (
         ("encoder.num_heads", encoder.get("num_heads", Encoder.num_heads)),
         ("num_heads", own.get("num_heads", getattr(known, "num_heads", 1))),

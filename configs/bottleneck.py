@@ -1,0 +1,30 @@
+"""MBT: modalities that meet in a few bottleneck tokens (NeurIPS 2021).
+
+python -m msa_jax.main --config=configs/bottleneck.py:quick --workdir=DIR
+TODO
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """Our sizes; see `common.variant` for `quick` and `mosi`."""
+    config = common.get_config()
+    config.model = {
+        "name": "bottleneck",
+        "num_layers": 4,
+        "fusion_layer": 2,
+        "num_bottlenecks": 4,
+        "num_heads": 8,
+        "dropout": 0.1,
+        "attention_dropout": 0.0,
+        "encoder": common.encoder(),
+        "classifier": {"hidden": (), "dropout": 0.1},
+    }
+    config = common.variant(config, variant)
+    config.model.encoder.update(num_layers=0)
+    if variant == "quick":
+        config.model.update(num_layers=2, fusion_layer=1, num_heads=4, dropout=0.3)
+    return config

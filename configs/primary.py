@@ -1,0 +1,31 @@
+"""MODS: each utterance chooses the modality around which the others are gathered (AAAI 2026).
+
+python -m msa_jax.main --config=configs/primary.py:quick --workdir=DIR
+TODO
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """Our sizes; see `common.variant` for `quick` and `mosi`."""
+    config = common.get_config()
+    config.model = {
+        "name": "primary",
+        "num_nodes": 8,
+        "num_layers": 3,
+        "num_heads": 8,
+        "contrast_weight": 0.1,
+        "temperature": 0.1,
+        "dropout": 0.1,
+        "attention_dropout": 0.0,
+        "encoder": common.encoder(),
+        "classifier": {"hidden": (), "dropout": 0.1},
+    }
+    config = common.variant(config, variant)
+    config.model.encoder.update(num_layers=1)
+    if variant == "quick":
+        config.model.update(num_layers=2, num_heads=4, dropout=0.3)
+    return config

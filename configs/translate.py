@@ -1,0 +1,29 @@
+"""TEDT: audio and vision are translated towards text, which they reinforce (our reconstruction).
+
+python -m msa_jax.main --config=configs/translate.py:quick --workdir=DIR
+TODO
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """Our sizes; see `common.variant` for `quick` and `mosi`."""
+    config = common.get_config()
+    config.model = {
+        "name": "translate",
+        "num_layers": 1,
+        "num_heads": 8,
+        "translation_weight": 0.1,
+        "dropout": 0.1,
+        "attention_dropout": 0.0,
+        "encoder": common.encoder(),
+        "classifier": {"hidden": (), "dropout": 0.1},
+    }
+    config = common.variant(config, variant)
+    config.model.encoder.update(num_layers=1)
+    if variant == "quick":
+        config.model.update(num_heads=4, dropout=0.3)
+    return config
