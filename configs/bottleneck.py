@@ -26,5 +26,5 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = common.variant(config, variant)
     config.model.encoder.update(num_layers=0)
     if variant == "quick":
-        config.model.update(num_layers=2, fusion_layer=1, num_heads=4, dropout=0.3)
+        config.model.update(num_layers=2, fusion_layer=0, num_heads=4, dropout=0.3)
     return config

@@ -25,7 +25,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         "classifier": {"hidden": (), "dropout": 0.1},
     }
     config = common.variant(config, variant)
-    config.model.encoder.update(num_layers=0, kernel=3, positions="none", norm="post")
+    config.model.encoder.update(kernel=3, num_layers=0, positions="none", norm="post", dropout=0.0)
     if variant == "quick":
+        config.model.encoder.kernel = 1
         config.model.update(num_layers=1, num_self_layers=1, num_heads=4, dropout=0.3)
     return config

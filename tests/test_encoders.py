@@ -42,14 +42,15 @@ def _norm(norm: Any) -> dict[str, np.ndarray]:
 
 
 def _attention(attention: Any) -> dict[str, Any]:
-    weights = attention.in_proj_weight.detach().numpy().reshape(3, D, D)
-    biases = attention.in_proj_bias.detach().numpy().reshape(3, H, D // H)
+    width, heads = attention.embed_dim, attention.num_heads
+    weights = attention.in_proj_weight.detach().numpy().reshape(3, width, width)
+    biases = attention.in_proj_bias.detach().numpy().reshape(3, heads, width // heads)
     projected = {
-        name: {"kernel": weight.T.reshape(D, H, D // H), "bias": bias}
+        name: {"kernel": weight.T.reshape(width, heads, width // heads), "bias": bias}
         for name, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True)
     }
     out = attention.out_proj
-    kernel = out.weight.detach().numpy().T.reshape(H, D // H, D)
+    kernel = out.weight.detach().numpy().T.reshape(heads, width // heads, width)
     return {**projected, "out": {"kernel": kernel, "bias": out.bias.detach().numpy()}}
 
 
