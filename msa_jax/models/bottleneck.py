@@ -20,10 +20,10 @@ class BottleneckFusion(nn.Module):
         [z_m'; f_m] = Layer_m([z_m; f]),   f' = mean of f_m over the modalities present,
 
     and below `fusion_layer` z_m' = Layer_m(z_m). So `fusion_layer` goes from early (0) to late
-    (`num_layers`). To be exchanged, something has to be written in one layer and read in the next:
-    with `num_layers - 1` too, the modalities only add up. Features are the mean over the modalities present of each
-    one's pooled tokens: the paper averages the logits of one linear classifier over the modalities,
-    which is the same, and a missing modality then changes no scale.
+    (`num_layers`). What one layer writes the next has to read: with `num_layers - 1`, too, the
+    modalities only add up. Features are the mean over the modalities present of each one's pooled
+    tokens: the paper averages the logits of one linear classifier over the modalities, which is the
+    same, and a missing modality then changes no scale.
 
     Where we differ on purpose: each modality's real frames are averaged instead of a class token
     being read; modalities that an utterance lacks do not write to the bottleneck.
