@@ -1,7 +1,8 @@
 """MODS: each utterance chooses the modality around which the others are gathered (AAAI 2026).
 
 python -m msa_jax.main --config=configs/primary.py:quick --workdir=DIR
-TODO
+MINUTES on two cores; test accuracy @ACC@ % where the best possible is 90.9 %.
+Without `:quick`: 616,902 parameters, 16.3 MFLOPs an utterance of 20 frames.
 """
 
 import ml_collections
@@ -27,5 +28,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = common.variant(config, variant)
     config.model.encoder.update(num_layers=1)
     if variant == "quick":
-        config.model.update(num_layers=2, num_heads=4, dropout=0.3)
+        config.model.encoder.dropout = 0.1
+        config.model.update(num_layers=2, num_heads=4)
     return config

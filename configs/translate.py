@@ -1,7 +1,9 @@
-"""TEDT: audio and vision are translated towards text, which they reinforce (our reconstruction).
+"""TEDT: audio and vision are translated towards text, which they reinforce (a reconstruction).
 
 python -m msa_jax.main --config=configs/translate.py:quick --workdir=DIR
-TODO
+MINUTES on two cores; test accuracy @ACC@ % where the best possible is 90.9 %.
+Without `:quick`: 598,341 parameters, 25.3 MFLOPs an utterance of 20 frames. The first of
+`config.data.modalities` is the primary.
 """
 
 import ml_collections
@@ -25,5 +27,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = common.variant(config, variant)
     config.model.encoder.update(num_layers=1)
     if variant == "quick":
-        config.model.update(num_heads=4, dropout=0.3)
+        config.model.encoder.dropout = 0.1
+        config.model.update(num_heads=4)
     return config

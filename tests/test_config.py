@@ -1,9 +1,11 @@
+import importlib
 import json
 from pathlib import Path
 
 import pytest
 
 from configs import attention, common
+from msa_jax import system
 from msa_jax.config import Config, differences, resolve, to_dict
 from msa_jax.errors import UserError
 
@@ -13,6 +15,15 @@ def test_config_files_resolve_and_survive_json() -> None:
     assert config.data.size == "quick"
     assert config.data.modalities == ("text", "audio", "vision")
     assert to_dict(resolve(json.loads(json.dumps(to_dict(config))))) == to_dict(config)
+
+
+@pytest.mark.parametrize("variant", ["", "quick", "mosi"])
+def test_every_config_describes_a_model(variant: str) -> None:
+    for path in sorted(Path(common.__file__).parent.glob("*.py")):
+        if path.stem != "common":
+            system.build(
+                resolve(importlib.import_module(f"configs.{path.stem}").get_config(variant))
+            )
 
 
 @pytest.mark.parametrize(
