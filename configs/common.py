@@ -21,6 +21,7 @@ def encoder() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             "width": 64,
+            "kernel": 1,
             "num_layers": 2,
             "num_heads": 8,
             "hidden": 128,

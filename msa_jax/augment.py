@@ -40,8 +40,10 @@ def corrupt(
         masks = {m: mask & kept[row][:, None] for row, (m, mask) in enumerate(masks.items())}
     if config.frame_dropout:
         for m, key in zip(modalities, jax.random.split(keys[1], len(modalities)), strict=True):
-            luck = jnp.where(masks[m], jax.random.uniform(key, masks[m].shape), -1.0)
-            masks[m] &= (luck >= config.frame_dropout) | (luck == luck.max(axis=1, keepdims=True))
+            of_rate, of_frames = jax.random.split(key)
+            rate = config.frame_dropout * jax.random.uniform(of_rate, (len(masks[m]), 1))
+            luck = jnp.where(masks[m], jax.random.uniform(of_frames, masks[m].shape), -1.0)
+            masks[m] &= (luck >= rate) | (luck == luck.max(axis=1, keepdims=True))
     frames = {m: batch[m] for m in modalities}
     if config.noise:
         for m, key in zip(modalities, jax.random.split(keys[2], len(modalities)), strict=True):

@@ -60,7 +60,8 @@ class Augment:
 
     Attributes:
       modality_dropout: probability that an utterance loses a modality; one always stays.
-      frame_dropout: probability that a frame is masked; one of a modality always stays.
+      frame_dropout: highest probability that a frame is masked; each utterance and modality draws
+        its own, evenly from 0 to this. One frame of a modality always stays.
       noise: standard deviation of the noise added to every (normalised) feature.
     """
 

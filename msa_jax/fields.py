@@ -30,14 +30,22 @@ _AT_LEAST = {
     "training.evaluations_per_epoch": 1,
     "training.patience": 0,
     "width": 1,
+    "kernel": 1,
     "hidden": 1,
     "num_layers": 0,
+    "num_self_layers": 0,
+    "fusion_layer": 0,
+    "num_bottlenecks": 1,
+    "num_nodes": 1,
+    "translation_weight": 0,
+    "contrast_weight": 0,
     "num_heads": 1,
     "rank": 1,
     "temperature": 0.01,
     "dropout": 0,
     "attention_dropout": 0,
     "input_dropout": 0,
+    "output_dropout": 0,
 }
 _AT_MOST = {
     "seed": 2**32 - 1,
@@ -48,6 +56,7 @@ _AT_MOST = {
     "dropout": 0.99,
     "attention_dropout": 0.99,
     "input_dropout": 0.99,
+    "output_dropout": 0.99,
 }
 
 

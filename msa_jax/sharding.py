@@ -18,7 +18,7 @@ from msa_jax.errors import UserError
 PARAMETER_RULES: Sequence[tuple[str, PartitionSpec]] = (
     (r"/(query|key|value)/kernel$", PartitionSpec(None, "model", None)),
     (r"/(query|key|value)/bias$", PartitionSpec("model", None)),
-    (r"/attention/out/kernel$", PartitionSpec("model", None, None)),
+    (r"attention/out/kernel$", PartitionSpec("model", None, None)),
     (r"/expand/kernel$", PartitionSpec(None, "model")),
     (r"/expand/bias$", PartitionSpec("model")),
     (r"/contract/kernel$", PartitionSpec("model", None)),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from msa_jax import models
+from msa_jax.models.encoders import Encoder
 from msa_jax.models.layers import pool_last, pool_mean, sinusoidal_positions
 
 B, T, C, D, H, F, K = 5, 9, 6, 16, 4, 32, 3
@@ -42,14 +43,15 @@ def _norm(norm: Any) -> dict[str, np.ndarray]:
 
 
 def _attention(attention: Any) -> dict[str, Any]:
-    weights = attention.in_proj_weight.detach().numpy().reshape(3, D, D)
-    biases = attention.in_proj_bias.detach().numpy().reshape(3, H, D // H)
+    width, heads = attention.embed_dim, attention.num_heads
+    weights = attention.in_proj_weight.detach().numpy().reshape(3, width, width)
+    biases = attention.in_proj_bias.detach().numpy().reshape(3, heads, width // heads)
     projected = {
-        name: {"kernel": weight.T.reshape(D, H, D // H), "bias": bias}
+        name: {"kernel": weight.T.reshape(width, heads, width // heads), "bias": bias}
         for name, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True)
     }
     out = attention.out_proj
-    kernel = out.weight.detach().numpy().T.reshape(H, D // H, D)
+    kernel = out.weight.detach().numpy().T.reshape(heads, width // heads, width)
     return {**projected, "out": {"kernel": kernel, "bias": out.bias.detach().numpy()}}
 
 
@@ -95,6 +97,24 @@ def test_modality_transformer_gives_torch_outputs(norm: str, activation: str) ->
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, shapes)
     output = model.apply({"params": params}, batch, False)
     np.testing.assert_allclose(output.logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_convolution_is_torchs_and_padding_does_not_leak() -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.standard_normal((2, T, C)).astype(np.float32)
+    mask = np.arange(T) < np.array([[T], [4]])
+    twin = torch.nn.Conv1d(C, D, 5, padding=2)
+    with torch.no_grad():
+        alone = [
+            twin(torch.tensor(frames[i : i + 1, :n].swapaxes(1, 2))) for i, n in ((0, T), (1, 4))
+        ]
+    encoder = Encoder(width=D, kernel=5, num_layers=0, positions="none", norm="post")
+    weight = twin.weight.detach().numpy()
+    project = {"kernel": weight.transpose(2, 1, 0), "bias": twin.bias.detach().numpy()}
+    tokens = encoder.apply({"params": {"project": project}}, frames, mask, False).tokens
+    for row, expected in zip(tokens, alone, strict=True):
+        found = row[: expected.shape[-1]]
+        np.testing.assert_allclose(found, expected[0].numpy().T, atol=1e-5, rtol=1e-5)
 
 
 def test_positions_follow_the_formula() -> None:

@@ -35,8 +35,22 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "low_rank": {"name": "low_rank", "width": 6, "rank": 2},
     "tensor": {"name": "tensor", "width": 3},
     "tensor_pairs": {"name": "tensor_pairs", "width": 3},
+    "early-convolution": {"name": "early", "encoder": {"kernel": 3}},
+    "cross-modal": {
+        "name": "cross_modal",
+        "num_layers": 2,
+        "num_self_layers": 1,
+        "num_heads": 2,
+        "encoder": {"num_layers": 0, "positions": "none", "norm": "post"},
+    },
+    "bottleneck": {"name": "bottleneck", "num_layers": 3, "fusion_layer": 1, "num_heads": 2},
+    "translate": {"name": "translate", "num_heads": 2},
+    "primary": {"name": "primary", "num_nodes": 3, "num_layers": 2, "num_heads": 2},
+    "temporal": {"name": "temporal", "num_heads": 2},
+    "temporal-early": {"name": "temporal", "fusion": "early", "num_heads": 2},
 }
-VOTING, WEIGHING = {"late", "tensor_pairs"}, {"attention", "daf", "gated"}
+VOTING = {"late", "tensor_pairs"}
+WEIGHING = {"attention", "daf", "gated", "primary", "temporal"}
 SMALL = {"width": 8, "num_layers": 2, "num_heads": 2, "hidden": 16}
 
 
@@ -85,8 +99,9 @@ def test_shapes_and_dtypes(model: Any, variables: Any, batch: Any, system: str) 
     for pooled in output.pooled.values():
         assert pooled.shape == (6, 8)
     name = SYSTEMS[system]["name"]
+    weighs = name in WEIGHING and system != "temporal-early"
     assert output.voted == (name in VOTING)
-    assert set(output.weights) == ({"text", "audio", "vision"} if name in WEIGHING else set())
+    assert set(output.weights) == ({"text", "audio", "vision"} if weighs else set())
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
 
 
@@ -285,6 +300,9 @@ def test_late_classifiers_learn_independently(batch: Any) -> None:
         ({"name": "gated", "temperature": 0}, "config.model.temperature=0.0.*at least 0.01"),
         ({"name": "low_rank", "rank": 0}, "config.model.rank=0.*at least 1"),
         ({"name": "early", "encoder": {"dropout": 1.0}}, "encoder.dropout=1.0.*at most 0.99"),
+        ({"name": "early", "encoder": {"kernel": 4}}, "encoder.kernel=4.*odd number"),
+        ({"name": "bottleneck", "num_bottlenecks": 0}, "num_bottlenecks=0.*at least 1"),
+        ({"name": "primary", "temperature": 0.0}, "temperature=0.0.*at least 0.01"),
         ({"name": "early", "encoder": {"width": 0}}, "encoder.width=0.*at least 1"),
         ({"name": "early", "classifier": {"hidden": (8, 0)}}, "classifier.hidden=0.*at least 1"),
     ],

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from msa_jax.errors import UserError, nearest
 from msa_jax.fields import check_fields
 from msa_jax.models.attention import AttentionFusion
+from msa_jax.models.bottleneck import BottleneckFusion
 from msa_jax.models.context import Context
+from msa_jax.models.cross_modal import CrossModalFusion
 from msa_jax.models.daf import DynamicAttentionFusion
 from msa_jax.models.early import EarlyFusion
 from msa_jax.models.encoders import Encoder
@@ -19,7 +21,10 @@ from msa_jax.models.gated import GatedFusion
 from msa_jax.models.late import LateFusion
 from msa_jax.models.layers import Classifier
 from msa_jax.models.low_rank import LowRankFusion
+from msa_jax.models.primary import PrimaryFusion
+from msa_jax.models.temporal import TemporalFusion
 from msa_jax.models.tensor import TensorFusion, TensorPairs
+from msa_jax.models.translate import TranslationFusion
 from msa_jax.models.unimodal import ModalityTransformer
 
 # Heads for `FusionModel`: called as `head({modality: Encoded}, train) -> Fused`.
@@ -30,6 +35,11 @@ FUSIONS: dict[str, Any] = {
     "gated": GatedFusion,
     "low_rank": LowRankFusion,
     "tensor": TensorFusion,
+    "cross_modal": CrossModalFusion,
+    "bottleneck": BottleneckFusion,
+    "translate": TranslationFusion,
+    "primary": PrimaryFusion,
+    "temporal": TemporalFusion,
 }
 # Whole models, whose classifiers vote: called as `model(batch, train) -> Output`.
 VOTERS: dict[str, Any] = {"late": LateFusion, "tensor_pairs": TensorPairs}
@@ -115,7 +125,12 @@ def _fields(
 
 
 def _check_heads(encoder: Mapping[str, Any], own: Mapping[str, Any], known: Any) -> None:
-    width = encoder.get("width", Encoder.width)
+    width, kernel = encoder.get("width", Encoder.width), encoder.get("kernel", Encoder.kernel)
+    if kernel % 2 == 0:
+        raise UserError(
+            f"config.model.encoder.kernel={kernel}: expected an odd number of frames, so that a "
+            "frame stands in the middle of what it sees."
+        )
     for path, heads in (
         ("encoder.num_heads", encoder.get("num_heads", Encoder.num_heads)),
         ("num_heads", own.get("num_heads", getattr(known, "num_heads", 1))),

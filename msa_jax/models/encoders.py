@@ -21,9 +21,10 @@ from msa_jax.models.layers import (
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and a feed-forward block, each with a residual and a layer norm.
+    """Attention and a feed-forward block, each with a residual and a layer norm.
 
-    Equals `torch.nn.TransformerEncoderLayer` with the same weights (tested).
+    Attention is to the sequence itself, or to a source. Equals `torch.nn.TransformerEncoderLayer`
+    with the same weights (tested) where there is no source.
     """
 
     num_heads: int
@@ -35,14 +36,23 @@ class EncoderLayer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
-        """[B, T, D] to [B, T, D]; frames where `mask` [B, T] is false are never attended to."""
+    def __call__(
+        self, x: jax.Array, mask: jax.Array, train: bool, source: jax.Array | None = None
+    ) -> jax.Array:
+        """[B, T, D] to [B, T, D].
+
+        Args:
+          x: [B, T, D] the sequence that asks.
+          mask: [B, S] or [B, T, S]; where it is false nothing is attended to.
+          train: whether to drop out.
+          source: [B, S, D] what is asked, under the same first norm as `x`; None: `x` itself.
+        """
 
         def attend(x: jax.Array) -> jax.Array:
             attention = MultiHeadAttention(
                 self.num_heads, self.attention_dropout, dtype=self.dtype, name="attention"
             )
-            return attention(x, x, mask, train)[0]
+            return attention(x, x if keys is None else keys, mask, train)[0]
 
         def feed_forward(x: jax.Array) -> jax.Array:
             x = nn.Dense(self.hidden, dtype=self.dtype, name="expand")(x)
@@ -50,9 +60,11 @@ class EncoderLayer(nn.Module):
             x = Dropout(self.dropout)(x, deterministic=not train)
             return nn.Dense(features, dtype=self.dtype, name="contract")(x)
 
-        features = x.shape[-1]
+        features, keys = x.shape[-1], source
         for name, block in (("attention_norm", attend), ("feed_forward_norm", feed_forward)):
             norm = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name=name)
+            if block is attend and source is not None and self.norm == "pre":
+                keys = norm(source)
             update = block(norm(x)) if self.norm == "pre" else block(x)
             x = x + Dropout(self.dropout)(update, deterministic=not train)
             x = norm(x) if self.norm == "post" else x
@@ -64,10 +76,13 @@ class Encoder(nn.Module):
 
     Attributes:
       width: D.
-      num_layers: Transformer layers; 0 leaves the linear layer, for frozen embeddings.
+      kernel: frames that the first layer sees at once, an odd number; 1 is linear, more a
+        convolution over time that keeps T, at whose ends, padding included, stand zeros.
+      num_layers: Transformer layers; 0 leaves the first layer: for frozen embeddings, or below a
+        fusion that has all the layers.
       num_heads: H, a divisor of the width.
       hidden: width of the feed-forward layers.
-      norm: pre (with a last norm after all layers) or post.
+      norm: pre (with a last norm after all layers, be it none) or post.
       activation: of the feed-forward layers.
       positions: sinusoidal, learned or none, added after the linear layer.
       pooling: mean over the real frames, the last real frame, or an attention that is learnt.
@@ -79,6 +94,7 @@ class Encoder(nn.Module):
     """
 
     width: int = 64
+    kernel: int = 1
     num_layers: int = 2
     num_heads: int = 8
     hidden: int = 128
@@ -97,7 +113,10 @@ class Encoder(nn.Module):
         """Encodes `frames` [B, T, C] where `mask` [B, T] is true; padding changes nothing."""
         x = jnp.where(mask[..., None], frames, 0.0)  # 0 * NaN is NaN: attention would spread it
         x = Dropout(self.input_dropout)(x, deterministic=not train)
-        x = nn.Dense(self.width, dtype=self.dtype, name="project")(x)
+        if self.kernel == 1:
+            x = nn.Dense(self.width, dtype=self.dtype, name="project")(x)
+        else:
+            x = nn.Conv(self.width, (self.kernel,), dtype=self.dtype, name="project")(x)
         x = x + self._positions(frames.shape[1]).astype(self.dtype)
         x = Dropout(self.dropout)(x, deterministic=not train)
         for layer in range(self.num_layers):

@@ -74,7 +74,12 @@ class MultiHeadAttention(nn.Module):
     def __call__(
         self, queries: jax.Array, keys: jax.Array, mask: jax.Array, train: bool
     ) -> tuple[jax.Array, jax.Array]:
-        """Attends from `queries` [B, Q, D] to `keys` [B, S, D] where `mask` [B, S] is true.
+        """Attends from `queries` [B, Q, D] to `keys` [B, S, D] where `mask` is true.
+
+        Args:
+          queries, keys: what asks, and what is asked; values are made of the keys.
+          mask: [B, S], or [B, Q, S] where queries may not all see the same (1 stands for any B).
+          train: whether weights are dropped.
 
         Returns:
           The attended values [B, Q, D] and the weights [B, H, Q, S] float32, whose rows sum to 1,
@@ -88,7 +93,8 @@ class MultiHeadAttention(nn.Module):
 
         query, key, value = project("query", queries), project("key", keys), project("value", keys)
         scores = jnp.einsum("bqhd,bshd->bhqs", query, key, preferred_element_type=jnp.float32)
-        weights = masked_softmax(scores / np.sqrt(shape[1]), mask[:, None, None, :])
+        mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
+        weights = masked_softmax(scores / np.sqrt(shape[1]), mask)
         kept = Dropout(self.dropout)(weights, deterministic=not train).astype(self.dtype)
         attended = jnp.einsum("bhqs,bshd->bqhd", kept, value)
         out = nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, name="out")(attended)
