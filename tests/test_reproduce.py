@@ -145,6 +145,7 @@ def test_the_page_says_it_in_words(finished: Any) -> None:
         "reliability.png",
         "weights-attention.png",
         "weights-attention-pretrained.png",
+        "weights-daf.png",
     }
     assert "A2 attention" in html.render(page)
 

@@ -300,7 +300,7 @@ def _weights(report: Mapping[str, Any]) -> list[Block]:
     blocks: list[Block] = []
     for name, each in report["systems"].items():
         found = each["splits"][report["judged_on"]].get("weights")
-        if not found:
+        if not found or name == "daf_uniform":  # whose weights are the same for all
             continue
         mean, std = (
             {m: {g: v[which] for g, v in groups.items()} for m, groups in found.items()}
