@@ -218,3 +218,10 @@ def of_baselines(task: Task, fitted: Mapping[str, Any], scores: np.ndarray) -> d
 
 def _constant(scores: np.ndarray, value: float) -> np.ndarray:
     return np.full(len(scores), value)
+
+
+def per_example(task: Task, scores: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """What is averaged into the task's main metric: [N] hits, or absolute errors."""
+    if task.is_regression:
+        return np.abs(outputs[:, 0].astype(np.float64) - scores)
+    return (outputs.argmax(axis=-1) == task.labels(scores)).astype(np.float64)

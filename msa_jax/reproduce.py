@@ -355,7 +355,7 @@ def _compare(
     measure = "mae" if task.is_regression else "accuracy"
     groups = np.asarray(tables["late"][0].video_ids)
     each = {
-        name: np.stack([_per_example(task, seed.scores, seed.outputs) for seed in seeds])
+        name: np.stack([metrics.per_example(task, seed.scores, seed.outputs) for seed in seeds])
         for name, seeds in tables.items()
     }
     fitted = metrics.fit_baselines(task, train_scores)
@@ -364,7 +364,7 @@ def _compare(
     constant = np.full((len(scores), 1), fitted[trivial], np.float32)
     if not task.is_regression:
         constant = np.eye(task.num_outputs, dtype=np.float32)[np.full(len(scores), fitted[trivial])]
-    each[trivial] = _per_example(task, scores, constant)[None]
+    each[trivial] = metrics.per_example(task, scores, constant)[None]
     validation = {
         s.name: judged[s.name]["splits"]["valid"]["metrics"][measure]["mean"]
         for s in found
@@ -388,10 +388,3 @@ def _compare(
         }
         for (a, b), comparison, p in zip(pairs, compared, adjusted, strict=True)
     ]
-
-
-def _per_example(task: Task, scores: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    """What is averaged into the task's main metric: [N] hits, or absolute errors."""
-    if task.is_regression:
-        return np.abs(outputs[:, 0].astype(np.float64) - scores)
-    return (outputs.argmax(axis=-1) == task.labels(scores)).astype(np.float64)

@@ -8,13 +8,11 @@ Shape legend: N utterances, B batch, M modalities, K outputs, P patterns, S mask
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh
 
 from msa_jax import conditions, metrics, sharding, steps
@@ -22,7 +20,6 @@ from msa_jax.conditions import Condition, Pattern
 from msa_jax.errors import UserError
 from msa_jax.evaluate import Restored
 from msa_jax.tasks import Task
-from msa_jax.workdir import Workdir
 
 MASK_SEEDS = (0, 1, 2)
 
@@ -139,38 +136,6 @@ def measure(workdir: str, restored: Restored, mask_seeds: Sequence[int] = MASK_S
         baselines=metrics.of_baselines(task, restored.baselines, scores),
         metrics=found,
     )
-
-
-def names(workdirs: Sequence[str]) -> dict[str, str]:
-    """`{name: workdir}`: what tells each directory from the others, at the end of its path.
-
-    Raises:
-      UserError: if a directory is named twice.
-    """
-    paths = [epath.Path(workdir).expanduser().absolute() for workdir in workdirs]
-    for path in paths:
-        if paths.count(path) > 1:
-            raise UserError(f"{path} is given twice: name each --workdir once.")
-    found = {}
-    for path, workdir in zip(paths, workdirs, strict=True):
-        parts = 1
-        while sum(other.parts[-parts:] == path.parts[-parts:] for other in paths) > 1:
-            parts += 1
-        found["/".join(path.parts[-parts:])] = workdir
-    return found
-
-
-def runs(workdir: str) -> list[str]:
-    """The directories of the runs that `workdir` stands for: of its finished seeds, or of itself.
-
-    Raises:
-      UserError: if no seed is finished.
-    """
-    run = Workdir(workdir)
-    finished = [seed for seed in run.seeds() if run.member(seed).results() is not None]
-    if run.seeds() and not finished:
-        raise UserError(f"{workdir}: no seed is finished. Go on with its training command first.")
-    return [os.path.join(workdir, seed) for seed in finished] or [workdir]
 
 
 def report(models: Mapping[str, Sequence[Measured]], mask_seeds: Sequence[int]) -> dict[str, Any]:

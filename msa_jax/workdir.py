@@ -2,9 +2,10 @@
 
 import json
 import math
+import os
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -103,6 +104,38 @@ class Workdir:
     def write_history(self, lines: list[dict[str, Any]]) -> None:
         """Writes all evaluations so far."""
         write_text(self._history, "".join(json.dumps(_plain(line)) + "\n" for line in lines))
+
+
+def names(workdirs: Sequence[str]) -> dict[str, str]:
+    """`{name: workdir}`: what tells each directory from the others, at the end of its path.
+
+    Raises:
+      UserError: if a directory is named twice.
+    """
+    paths = [epath.Path(workdir).expanduser().absolute() for workdir in workdirs]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise UserError(f"{path} is given twice: name each --workdir once.")
+    found = {}
+    for path, workdir in zip(paths, workdirs, strict=True):
+        parts = 1
+        while sum(other.parts[-parts:] == path.parts[-parts:] for other in paths) > 1:
+            parts += 1
+        found["/".join(path.parts[-parts:])] = workdir
+    return found
+
+
+def runs(workdir: str) -> list[str]:
+    """The directories of the runs that `workdir` stands for: of its finished seeds, or of itself.
+
+    Raises:
+      UserError: if no seed is finished.
+    """
+    run = Workdir(workdir)
+    finished = [seed for seed in run.seeds() if run.member(seed).results() is not None]
+    if run.seeds() and not finished:
+        raise UserError(f"{workdir}: no seed is finished. Go on with its training command first.")
+    return [os.path.join(workdir, seed) for seed in finished] or [workdir]
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:

@@ -39,7 +39,7 @@ def main() -> None:
         if not mask_seeds:
             raise UserError(f"--mask_seeds={args.mask_seeds}: expected at least 1.")
         models = {}
-        for name, directory in robustness.names(args.workdir).items():
+        for name, directory in workdir.names(args.workdir).items():
             models[name] = [
                 robustness.measure(
                     run,
@@ -53,7 +53,7 @@ def main() -> None:
                     ),
                     mask_seeds,
                 )
-                for run in robustness.runs(directory)
+                for run in workdir.runs(directory)
             ]
         report = robustness.report(models, mask_seeds)
     except UserError as error:

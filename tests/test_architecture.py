@@ -19,7 +19,7 @@ LAYERS = [
     ("system", "report"),
     ("evaluate",),
     ("member", "summary"),
-    ("train", "robustness"),
+    ("train", "robustness", "comparison"),
     ("sweep", "reproduce"),
     ("main", "benchmarks"),
 ]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from msa_jax import config as config_lib
-from msa_jax import models, optim, population, predictions, robustness, sharding, steps, train
+from msa_jax import models, optim, population, predictions, sharding, steps, train, workdir
 from msa_jax import state as state_lib
 from msa_jax.errors import UserError
 from msa_jax.population import Population
@@ -111,7 +111,7 @@ def test_a_seed_that_diverged_is_named_and_left_out(
     alone = json.loads((run / "seed_0" / "results.json").read_text())
     accuracy = alone["splits"]["test"]["metrics"]["accuracy"]
     assert summary["splits"]["test"]["metrics"]["accuracy"]["mean"] == accuracy
-    assert robustness.runs(str(run)) == [str(run / "seed_0")]
+    assert workdir.runs(str(run)) == [str(run / "seed_0")]
 
 
 class _StopError(Exception):

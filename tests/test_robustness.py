@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from msa_jax import conditions, evaluate, metrics, robustness, train
+from msa_jax import conditions, evaluate, metrics, robustness, train, workdir
 from msa_jax.conditions import COMPLETE, Condition
 from msa_jax.data import buckets, feed, order
 from msa_jax.errors import UserError
@@ -294,18 +294,18 @@ def test_runs_of_other_tasks_or_utterances_do_not_stand_side_by_side() -> None:
 
 
 def test_directories_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
-    assert robustness.names(["x/a", "x/b"]) == {"a": "x/a", "b": "x/b"}
-    assert list(robustness.names(["x/a/run", "x/b/run"])) == ["a/run", "b/run"]
+    assert workdir.names(["x/a", "x/b"]) == {"a": "x/a", "b": "x/b"}
+    assert list(workdir.names(["x/a/run", "x/b/run"])) == ["a/run", "b/run"]
     with pytest.raises(UserError, match="given twice"):
-        robustness.names(["x/a", "x/../x/a/"])
+        workdir.names(["x/a", "x/../x/a/"])
     for seed in (10, 9, 8):
         (tmp_path / f"seed_{seed}").mkdir()
     with pytest.raises(UserError, match="no seed is finished"):
-        robustness.runs(str(tmp_path))
+        workdir.runs(str(tmp_path))
     for seed in (10, 9):
         (tmp_path / f"seed_{seed}" / "results.json").write_text("{}")
-    assert robustness.runs(str(tmp_path)) == [str(tmp_path / f"seed_{s}") for s in (9, 10)]
-    assert robustness.runs(str(tmp_path / "seed_9")) == [str(tmp_path / "seed_9")]
+    assert workdir.runs(str(tmp_path)) == [str(tmp_path / f"seed_{s}") for s in (9, 10)]
+    assert workdir.runs(str(tmp_path / "seed_9")) == [str(tmp_path / "seed_9")]
 
 
 def script(*flags: str) -> "subprocess.CompletedProcess[str]":

@@ -1,0 +1,97 @@
+"""Whether finished runs differ: their metrics side by side, and a paired test of every two."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from msa_jax import metrics, predictions, statistics, summary, workdir
+from msa_jax.errors import UserError
+from msa_jax.predictions import PredictionTable
+from msa_jax.tasks import Task
+from msa_jax.workdir import Workdir
+
+
+def compare(workdirs: Sequence[str], split: str = "test") -> dict[str, Any]:
+    """What finished runs predict for the same utterances, compared.
+
+    Args:
+      workdirs: of runs, or of several seeds of a system, which are taken together.
+      split: whose predictions the runs wrote.
+
+    Returns:
+      JSON values: `task`, `split`, `n`, `measure` (accuracy, or mae of a regression), `baselines`,
+      `systems` (`{name: {seeds, metrics}}`, as `summary.spread` gives them) and `comparisons` of
+      every two, corrected together (Holm); see `statistics.compare`.
+
+    Raises:
+      UserError: if a run is not finished, or the runs' task or utterances are not the same.
+    """
+    tables, tasks, baselines = {}, {}, {}
+    for name, directory in workdir.names(workdirs).items():
+        seeds = workdir.runs(directory)
+        results = _results(seeds[0], split)
+        task = Task(kind=results["task"]["kind"], neutral=results["task"]["neutral"])
+        tasks[name], baselines[name] = task, results["splits"][split]["baselines"]
+        tables[name] = [
+            predictions.read(Workdir(run).path / f"predictions_{split}.csv", task) for run in seeds
+        ]
+    first, task = next(iter(tables)), next(iter(tasks.values()))
+    for name in tables:
+        _check_alike(first, name, tasks, tables)
+    each = {
+        name: np.stack([metrics.per_example(task, seed.scores, seed.outputs) for seed in seeds])
+        for name, seeds in tables.items()
+    }
+    videos = np.asarray(tables[first][0].video_ids)
+    pairs = [(b, a) for a, b in itertools.combinations(tables, 2)]
+    compared = [statistics.compare(each[a], each[b], videos) for a, b in pairs]
+    adjusted = statistics.holm(np.array([c.p_value for c in compared]))
+    measure = "mae" if task.is_regression else "accuracy"
+    return {
+        "task": dataclasses.asdict(task),
+        "split": split,
+        "n": len(videos),
+        "measure": measure,
+        "baselines": baselines[first],
+        "systems": {
+            name: {"seeds": len(seeds), "metrics": summary.spread(task, seeds)}
+            for name, seeds in tables.items()
+        },
+        "comparisons": [
+            {
+                "first": a,
+                "second": b,
+                "measure": measure,
+                **dataclasses.asdict(comparison),
+                "p_adjusted": float(p),
+            }
+            for (a, b), comparison, p in zip(pairs, compared, adjusted, strict=True)
+        ],
+    }
+
+
+def _results(run: str, split: str) -> Mapping[str, Any]:
+    results = Workdir(run).results()
+    if results is None:
+        raise UserError(f"{run} is not finished: go on with its training command first.")
+    if split not in results["splits"]:
+        raise UserError(f"{run} has no predictions of {split}, only of {list(results['splits'])}.")
+    return results
+
+
+def _check_alike(
+    first: str,
+    name: str,
+    tasks: Mapping[str, Task],
+    tables: Mapping[str, Sequence[PredictionTable]],
+) -> None:
+    one, other = tables[first][0], tables[name][0]
+    if tasks[first] != tasks[name] or list(one.ids) != list(other.ids):
+        raise UserError(
+            f"{first} ({tasks[first].kind} of {len(one.ids)} utterances) and {name} "
+            f"({tasks[name].kind} of {len(other.ids)}) cannot be compared: give runs of one task, "
+            "with the same neutral class, on the same utterances."
+        )
