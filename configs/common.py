@@ -53,25 +53,41 @@ def context() -> ml_collections.ConfigDict:
 
 
 def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.ConfigDict:
-    """`config` itself for an empty name, or a variant of it.
+    """`config` itself for an empty name, or a variant of it; several are joined by "+".
 
     `quick` shrinks data, model and time; `mosi` is for small real data such as CMU-MOSI's 1,209
-    training utterances: one layer, strong dropout, early stopping, chosen on validation.
+    training utterances: one layer, strong dropout, early stopping, chosen on validation; `context`
+    judges each utterance among those of its video.
 
     Raises:
       ValueError: if there is no such variant.
     """
-    if name == "quick":
-        config.data.update(size="quick", buckets=3)
-        config.model.encoder.update(width=32, num_layers=1, num_heads=4, hidden=64, dropout=0.3)
-        config.optimizer.update(learning_rate=2e-3, schedule="cosine")
-        config.model.classifier.dropout = 0.3
-        config.training.update(batch_size=50, epochs=8)
-    elif name == "mosi":
-        config.model.encoder.update(num_layers=1, positions="none", dropout=0.4, input_dropout=0.3)
-        config.model.classifier.dropout = 0.4
-        config.optimizer.update(name="adamw", weight_decay=0.01, learning_rate=1e-3)
-        config.training.update(batch_size=64, epochs=40, patience=10)
-    elif name:
-        raise ValueError(f"there is no variant {name!r}: use :quick, :mosi or none.")
+    for each in filter(None, name.split("+")):
+        if each not in _VARIANTS:
+            raise ValueError(f"there is no variant {each!r}: use :quick, :mosi, :context or none.")
+        _VARIANTS[each](config)
     return config
+
+
+def _quick(config: ml_collections.ConfigDict) -> None:
+    config.data.update(size="quick", buckets=3)
+    config.model.encoder.update(width=32, num_layers=1, num_heads=4, hidden=64, dropout=0.3)
+    config.optimizer.update(learning_rate=2e-3, schedule="cosine")
+    config.model.classifier.dropout = 0.3
+    config.training.update(batch_size=50, epochs=8)
+
+
+def _mosi(config: ml_collections.ConfigDict) -> None:
+    config.model.encoder.update(num_layers=1, positions="none", dropout=0.4, input_dropout=0.3)
+    config.model.classifier.dropout = 0.4
+    config.optimizer.update(name="adamw", weight_decay=0.01, learning_rate=1e-3)
+    config.training.update(batch_size=64, epochs=40, patience=10)
+
+
+def _context(config: ml_collections.ConfigDict) -> None:
+    config.data.buckets = 2  # each is a size of videos to compile, a recurrent layer slowly
+    config.model.context.update(kind="recurrent", width=128, residual=True, dropout=0.3)
+    config.training.update(batch_size=8, eval_batch_size=8)  # videos
+
+
+_VARIANTS = {"quick": _quick, "mosi": _mosi, "context": _context}

@@ -31,7 +31,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     }
     config = common.variant(config, variant)
     config.model.encoder.update(kernel=3, num_layers=0, positions="none", norm="post")
-    if variant == "quick":
+    if "quick" in variant.split("+"):
         config.model.encoder.kernel = 1
         config.model.update(num_layers=1, num_self_layers=1, num_heads=4)
     return config

@@ -28,6 +28,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     }
     config = common.variant(config, variant)
     config.model.encoder.update(num_layers=1)
-    if variant == "quick":
+    if "quick" in variant.split("+"):
         config.model.update(num_layers=1, num_heads=4)
     return config

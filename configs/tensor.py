@@ -21,6 +21,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         "classifier": {"hidden": (64,), "dropout": 0.1},
     }
     config = common.variant(config, variant)
-    if variant == "quick":
+    if "quick" in variant.split("+"):
         config.optimizer.learning_rate = 4e-3  # of 1e-3 to 4e-3, the best on validation
     return config

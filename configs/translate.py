@@ -27,7 +27,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     }
     config = common.variant(config, variant)
     config.model.encoder.update(num_layers=1)
-    if variant == "quick":
+    if "quick" in variant.split("+"):
         config.model.encoder.dropout = 0.1
         config.model.update(num_heads=4)
     return config

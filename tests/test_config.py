@@ -19,7 +19,7 @@ def test_config_files_resolve_and_survive_json() -> None:
     assert to_dict(resolve(json.loads(json.dumps(to_dict(config))))) == to_dict(config)
 
 
-@pytest.mark.parametrize("variant", ["", "quick", "mosi"])
+@pytest.mark.parametrize("variant", ["", "quick", "mosi", "mosi+context"])
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "common"])
 def test_every_config_describes_a_system(name: str, variant: str) -> None:
     config = importlib.import_module(f"configs.{name}").get_config(variant)
