@@ -60,7 +60,7 @@ def test_frames_go_at_the_rate_asked() -> None:
         # Evenly from 0 to 0.8: a quarter of the utterances in each quarter of it.
         shares, _ = np.histogram(lost[m][long], bins=4, range=(0, 0.8))
         assert shares / long.sum() == pytest.approx(0.25, abs=0.06)
-    assert abs(np.corrcoef(lost["text"], lost["audio"])[0, 1]) < 0.1, "each its own"
+    assert np.corrcoef(lost["text"], lost["audio"])[0, 1] > 0.5, "one rate for all modalities"
 
 
 @pytest.mark.parametrize("modality_dropout", [0.0, 0.5])

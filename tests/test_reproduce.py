@@ -181,7 +181,8 @@ def test_an_interrupted_reproduction_goes_on(
         reproduce.reproduce(systems, str(tmp_path), lambda _: None)
     report = reproduce.reproduce(systems, str(tmp_path), lambda _: None)
     assert calls[:4] == ["text", "audio", "vision", "vision"]
-    assert calls[4:] == ["early", "attention", "early_pretrained", "attention_pretrained"]
+    assert calls[4:8] == ["early", "attention", "early_pretrained", "attention_pretrained"]
+    assert calls[8:] == ["daf", "daf_uniform"]
     assert report["seeds"] == [0]
 
 
@@ -251,4 +252,6 @@ def test_the_flags_reach_every_config(tmp_path: Path) -> None:
     trained = [each.config for each in found if each.config is not None]
     assert {config.data.size for config in trained} == {"full"}
     assert trained[-1].data.modalities == ("audio", "text")
-    assert [Path(p).name for p in trained[-1].init.encoders] == ["audio", "text"]
+    (pretrained,) = [each.config for each in found if each.name == "attention_pretrained"]
+    assert [Path(p).name for p in pretrained.init.encoders] == ["audio", "text"]
+    assert trained[-1].model.gate == "uniform"
