@@ -13,6 +13,6 @@ from configs import attention
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """`configs/attention.py` with dropped input and twice the epochs."""
     config = attention.get_config(variant)
-    config.augment.update(modality_dropout=0.3, frame_dropout=0.99)
+    config.augment.update(modality_dropout=0.3, frame_dropout=0.85)
     config.training.epochs *= 2
     return config

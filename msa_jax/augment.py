@@ -32,18 +32,16 @@ def corrupt(
     modalities = sorted(name.removesuffix(_MASK) for name in batch if name.endswith(_MASK))
     modalities = [m for m in modalities if m in batch]  # example_mask is no modality's
     masks = {m: batch[mask_key(m)] for m in modalities}
-    keys = jax.random.split(rng, 4)
+    keys = jax.random.split(rng, 3)
     if config.modality_dropout:
         present = jnp.stack([mask.any(axis=1) for mask in masks.values()])
         luck = jnp.where(present, jax.random.uniform(keys[0], present.shape), -1.0)
         kept = (luck >= config.modality_dropout) | (luck == luck.max(axis=0))
         masks = {m: mask & kept[row][:, None] for row, (m, mask) in enumerate(masks.items())}
     if config.frame_dropout:
-        examples = len(next(iter(masks.values())))
-        rate = config.frame_dropout * jax.random.uniform(keys[3], (examples, 1))
         for m, key in zip(modalities, jax.random.split(keys[1], len(modalities)), strict=True):
             luck = jnp.where(masks[m], jax.random.uniform(key, masks[m].shape), -1.0)
-            masks[m] &= (luck >= rate) | (luck == luck.max(axis=1, keepdims=True))
+            masks[m] &= (luck >= config.frame_dropout) | (luck == luck.max(axis=1, keepdims=True))
     frames = {m: batch[m] for m in modalities}
     if config.noise:
         for m, key in zip(modalities, jax.random.split(keys[2], len(modalities)), strict=True):

@@ -60,8 +60,7 @@ class Augment:
 
     Attributes:
       modality_dropout: probability that an utterance loses a modality; one always stays.
-      frame_dropout: highest probability that a frame is masked; each utterance draws its own,
-        evenly from 0 to this, for all of its modalities. One frame of a modality always stays.
+      frame_dropout: probability that a frame is masked; one of a modality always stays.
       noise: standard deviation of the noise added to every (normalised) feature.
     """
 
