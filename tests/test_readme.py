@@ -2,13 +2,14 @@
 
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from msa_jax import models
+from msa_jax import models, train
 from msa_jax.data.sources import open_source
 from tests.conftest import random_batch
 
@@ -22,10 +23,18 @@ def _block(language: str, containing: str) -> str:
     return found
 
 
-def test_the_fusion_model_it_shows_works(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def gated_sum(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Does what the section on adding a fusion says; returns the code that it took."""
+    head = _block("python", "class GatedSum")
     names: dict = {}
-    exec(compile(_block("python", "class GatedSum"), "README.md", "exec"), names)
+    exec(compile(head, "README.md", "exec"), names)
     monkeypatch.setitem(models.FUSIONS, "gated_sum", names["GatedSum"])
+    config = (ROOT / "configs" / "early.py").read_text()
+    return head + config.replace('"name": "early"', '"name": "gated_sum"')
+
+
+def test_the_fusion_model_it_shows_works(gated_sum: str) -> None:
     model = models.build(
         {"name": "gated_sum", "temperature": 0.5, "encoder": {"width": 8, "num_heads": 2}},
         modalities=("text", "audio"),
@@ -37,6 +46,21 @@ def test_the_fusion_model_it_shows_works(monkeypatch: pytest.MonkeyPatch) -> Non
     assert output.logits.shape == (6, 3)
     assert float(output.weights["audio"][0]) == 0.0
     assert float(output.weights["text"][0]) == pytest.approx(1.0)
+
+
+def test_a_fusion_model_is_added_in_few_lines_and_trains(
+    gated_sum: str, write_features: Callable[..., str], tmp_path: Path
+) -> None:
+    assert len(gated_sum.splitlines()) < 60
+    names: dict = {}
+    _, config_file = gated_sum.split('"""A1, early', 1)
+    exec(compile('"""A1, early' + config_file, "configs/gated_sum.py", "exec"), names)
+    config = names["get_config"]("quick")
+    config.data.update(path=write_features(), buckets=1)
+    config.model.encoder.update(width=8, num_heads=2)
+    config.training.update(epochs=1)
+    results = train.train_and_evaluate(config, str(tmp_path / "run"))
+    assert set(results["splits"]["test"]["weights"]) == {"text", "audio", "vision"}
 
 
 def test_links_and_paths_exist() -> None:
