@@ -46,6 +46,15 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
         os.environ[name.upper()] = str(value)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs() -> Iterator[None]:
+    """Forgets a module's compiled programs, which add up to gigabytes; the files above stay."""
+    yield
+    import jax
+
+    jax.clear_caches()
+
+
 def features(count: int = 100, seed: int = 0) -> dict[str, Any]:
     """Arrays of a features file with a sequence, a single vector and a table of vectors.
 
