@@ -56,16 +56,19 @@ def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.Conf
     """`config` itself for an empty name, or a variant of it; several are joined by "+".
 
     `quick` shrinks data, model and time; `mosi` is for small real data such as CMU-MOSI's 1,209
-    training utterances: one layer, strong dropout, early stopping, chosen on validation; `context`
-    judges each utterance among those of its video.
+    training utterances: encoders of one layer, strong dropout, early stopping, chosen on validation
+    (heads keep their size); `context` judges each utterance among those of its video.
 
     Raises:
       ValueError: if there is no such variant.
     """
-    for each in filter(None, name.split("+")):
+    names = [each for each in name.split("+") if each]
+    for each in names:
         if each not in _VARIANTS:
             raise ValueError(f"there is no variant {each!r}: use :quick, :mosi, :context or none.")
-        _VARIANTS[each](config)
+    for each, change in _VARIANTS.items():  # in whatever order they are named
+        if each in names:
+            change(config)
     return config
 
 

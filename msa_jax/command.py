@@ -75,7 +75,7 @@ def _parse(argv: list[str]) -> list[str]:
         config = flags.FLAGS[_CONFIG].value
         if config is not None:
             _ = config.to_dict  # a file that could not be loaded says so when it is used
-    except AttributeError as error:  # how ml_collections refuses an unknown field
+    except (AttributeError, KeyError) as error:  # how ml_collections refuses an unknown field
         message = str(error).replace("\\n", " ").replace("\\'", "'").strip("'")
         sys.exit(f"error: a --config flag names an unknown field: {message}")
     except (OSError, flags.Error) as error:  # a config file that is not there, or refuses

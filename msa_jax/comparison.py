@@ -23,18 +23,20 @@ def compare(workdirs: Sequence[str], split: str = "test") -> dict[str, Any]:
 
     Returns:
       JSON values: `task`, `split`, `n`, `measure` (accuracy, or mae of a regression), `baselines`,
-      `systems` (`{name: {seeds, metrics}}`, as `summary.spread` gives them) and `comparisons` of
-      every two, corrected together (Holm); see `statistics.compare`.
+      `systems` (`{name: {seeds, context, metrics}}`, as `summary.spread` gives them) and
+      `comparisons` of every two, corrected together (Holm); see `statistics.compare`.
 
     Raises:
       UserError: if a run is not finished, or the runs' task or utterances are not the same.
     """
-    tables, tasks, baselines = {}, {}, {}
+    tables, tasks, baselines, contexts = {}, {}, {}, {}
     for name, directory in workdir.names(workdirs).items():
         seeds = workdir.runs(directory)
+        _check_whole(directory)
         results = _results(seeds[0], split)
         task = Task(kind=results["task"]["kind"], neutral=results["task"]["neutral"])
         tasks[name], baselines[name] = task, results["splits"][split]["baselines"]
+        contexts[name] = results.get("context", "none")
         tables[name] = [
             predictions.read(Workdir(run).path / f"predictions_{split}.csv", task) for run in seeds
         ]
@@ -57,7 +59,11 @@ def compare(workdirs: Sequence[str], split: str = "test") -> dict[str, Any]:
         "measure": measure,
         "baselines": baselines[first],
         "systems": {
-            name: {"seeds": len(seeds), "metrics": summary.spread(task, seeds)}
+            name: {
+                "seeds": len(seeds),
+                "context": contexts[name],
+                "metrics": summary.spread(task, seeds),
+            }
             for name, seeds in tables.items()
         },
         "comparisons": [
@@ -73,12 +79,29 @@ def compare(workdirs: Sequence[str], split: str = "test") -> dict[str, Any]:
     }
 
 
+def _check_whole(directory: str) -> None:
+    """Raises UserError if a seed would be left out in silence."""
+    run = Workdir(directory)
+    if not run.seeds():
+        return
+    results = run.results()
+    if results is None:
+        raise UserError(f"{directory} is not finished: go on with its training command first.")
+    diverged = [name for name, each in results.get("seeds", {}).items() if each["diverged"]]
+    if diverged:
+        raise UserError(
+            f"{directory}: {', '.join(diverged)} diverged, so the comparison would leave out the "
+            "worst. Lower config.optimizer.learning_rate and train again."
+        )
+
+
 def _results(run: str, split: str) -> Mapping[str, Any]:
     results = Workdir(run).results()
     if results is None:
         raise UserError(f"{run} is not finished: go on with its training command first.")
-    if split not in results["splits"]:
-        raise UserError(f"{run} has no predictions of {split}, only of {list(results['splits'])}.")
+    known = list(results.get("splits", {}))
+    if split not in known:
+        raise UserError(f"{run} has no predictions of {split}, only of {known or 'trials'}.")
     return results
 
 
@@ -89,7 +112,10 @@ def _check_alike(
     tables: Mapping[str, Sequence[PredictionTable]],
 ) -> None:
     one, other = tables[first][0], tables[name][0]
-    if tasks[first] != tasks[name] or list(one.ids) != list(other.ids):
+    if len(set(one.video_ids)) < 2:
+        raise UserError(f"{first}: all utterances are of one video: there is nothing to test with.")
+    alike = list(one.ids) == list(other.ids) and np.array_equal(one.scores, other.scores)
+    if tasks[first] != tasks[name] or not alike:
         raise UserError(
             f"{first} ({tasks[first].kind} of {len(one.ids)} utterances) and {name} "
             f"({tasks[name].kind} of {len(other.ids)}) cannot be compared: give runs of one task, "

@@ -252,9 +252,15 @@ def resolve(mapping: Any) -> Config:
     return dataclasses.replace(config, data=data, init=init)
 
 
+def context(config: Config) -> str:
+    """The kind of layer over the utterances of a video; none judges each utterance alone."""
+    kind: str = config.model.get("context", {}).get("kind", "none")
+    return kind
+
+
 def of_videos(config: Config) -> bool:
     """Whether batches hold whole videos, since the model sees an utterance among its neighbours."""
-    return config.model.get("context", {}).get("kind", "none") != "none"
+    return context(config) != "none"
 
 
 def _absolute(path: str) -> str:

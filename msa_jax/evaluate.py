@@ -205,6 +205,7 @@ def restore(
     batch_size = -(-config.training.eval_batch_size // parts) * parts
     units = rows.units(of_videos=config_lib.of_videos(config))
     grouped = buckets.fit(units, config.data.buckets, of_videos=config_lib.of_videos(config))
+    grouped = grouped.reaching(schema.lengths)
     return Restored(
         step=saved["selection"]["members"][0]["selected"]["step"],
         config=config,

@@ -85,6 +85,7 @@ class Member:
             },
             "model": self.config.model["name"],
             "modalities": list(self.config.data.modalities),
+            "context": config_lib.context(self.config),
             "selection": f"valid {self.config.training.selection}",
             "seed": self.config.seed,
             "step": self.selected["step"],

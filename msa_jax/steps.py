@@ -82,7 +82,7 @@ def make_train_step(
             plain = output.logits.argmax(axis=-1) == part["label"]
         else:
             plain = jnp.abs(output.score - part["score"])
-        loss = jnp.sum(weights * each) + output.aux_loss / accumulate
+        loss = jnp.sum(weights * each) + output.aux_loss * jnp.sum(shares)
         return loss, {"loss": jnp.sum(shares * each), plain_metric: jnp.sum(shares * plain)}
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -23,9 +23,9 @@ def of_seeds(members: Mapping[str, Member]) -> dict[str, Any]:
     results = [member.results for member in done if member.results is not None]
     first = results[0]
     task = next(iter(done[0].evaluations.values())).task
-    shared = ("dataset", "task", "model", "modalities", "parameters", "selection", "environment")
+    shared = ("dataset", "task", "model", "modalities", "context", "parameters")
     return {
-        **{name: first[name] for name in shared},
+        **{name: first[name] for name in (*shared, "selection", "environment")},
         "seconds": max(each["seconds"] for each in results),
         "examples_per_second": sum(each["examples_per_second"] for each in results),
         "seeds": {

@@ -1,6 +1,7 @@
 """What a config describes, put together: task, objective and model; and where encoders start."""
 
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -108,6 +109,28 @@ def abstract_batch(
         batch[m] = jax.ShapeDtypeStruct((batch_size, length, schema.channels[m]), jnp.float32)
         batch[mask_key(m)] = jax.ShapeDtypeStruct((batch_size, length), jnp.bool_)
     return batch
+
+
+def check_aligned(config: Config, lengths: Mapping[str, np.ndarray]) -> None:
+    """Raises UserError if the model fuses frame by frame and the data are not aligned.
+
+    Args:
+      config: a resolved config.
+      lengths: `{modality: [N]}` frames of each utterance.
+    """
+    frames = config.model.get("alignment", "frames") == "frames"
+    if config.model["name"] != "temporal" or not frames:
+        return
+    for one, other in itertools.combinations(lengths, 2):
+        both = (lengths[one] > 1) & (lengths[other] > 1) & (lengths[one] != lengths[other])
+        if both.any():
+            row = int(np.argmax(both))
+            raise UserError(
+                f"config.model.alignment=frames needs aligned data, but {int(both.sum())} of "
+                f"{len(both)} training utterances have sequences of different lengths: row {row} "
+                f"has {lengths[one][row]} frames of {one} and {lengths[other][row]} of {other}. "
+                "Use --config.model.alignment=attention."
+            )
 
 
 def frozen_parameters(config: Config) -> tuple[str, ...]:

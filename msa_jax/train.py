@@ -106,6 +106,7 @@ def train_together(configs: Mapping[str, Config], run: Workdir, whole: Config) -
         member.run.check(member.config)
     values = population.varied(list(configs.values()))
     data = dataset.load(whole.data, of_videos=config_lib.of_videos(whole))
+    system.check_aligned(whole, data.splits["train"].lengths)
     with jax.set_mesh(mesh):
         shared = population.Population(len(configs), mesh)
         _Training(whole, run, list(members.values()), values, data, shared).train()

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--out", default="", help="JSON file for the figures")
     args = parser.parse_args()
 
-    from msa_jax import comparison, workdir  # NumPy and SciPy: not for --help
+    from msa_jax import comparison, workdir  # JAX and TensorFlow: not for --help
     from msa_jax.report import reproduction, table
 
     try:
@@ -35,6 +35,8 @@ def main() -> None:
         print(f"{name} ({each['seeds']} seeds, {found['n']} utterances)")
         part = {"metrics": each["metrics"], "baselines": found["baselines"]}
         print("\n".join(table.seeds(name, part)))
+    if len({each["context"] == "none" for each in found["systems"].values()}) > 1:
+        print("Some systems see an utterance's neighbours (context), others judge it alone.")
     names = {name: name for name in found["systems"]}
     for each in found["comparisons"]:
         print(reproduction.sentence(each, names).replace("**", ""))

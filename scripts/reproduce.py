@@ -27,7 +27,7 @@ def main() -> None:
     from msa_jax.report import html, markdown, reproduction
 
     sharding.spread_over_cores(_SEEDS.value)
-    variant = "quick" if _QUICK.value else _VARIANT.value
+    variant = "+".join(filter(None, ["quick" if _QUICK.value else "", _VARIANT.value]))
 
     def load(name: str) -> Any:
         config = importlib.import_module(f"configs.{name}").get_config(variant)

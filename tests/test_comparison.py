@@ -41,6 +41,9 @@ def write_run(folder: Path, error: float, seed: int, task: Task = TASK, count: i
 
 def test_a_real_difference_is_found_and_none_is_not(tmp_path: Path) -> None:
     for name, error in (("good", 0.3), ("alike", 0.3), ("bad", 0.9)):
+        (tmp_path / name).mkdir()
+        whole = {"seeds": {f"seed_{seed}": {"diverged": None} for seed in range(4)}}
+        (tmp_path / name / "results.json").write_text(json.dumps(whole))
         for seed in range(4):
             write_run(tmp_path / name / f"seed_{seed}", error, seed=seed + len(name))
     found = comparison.compare([str(tmp_path / name) for name in ("good", "alike", "bad")])
@@ -73,6 +76,19 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         comparison.compare([one, fewer])
     with pytest.raises(UserError, match="no predictions of valid, only of"):
         comparison.compare([one], "valid")
+    write_run(tmp_path / "classes", 0.3, seed=0, task=Task(kind="regression", neutral="closed"))
+    results = json.loads((tmp_path / "classes" / "results.json").read_text())
+    results["splits"] = {}
+    (tmp_path / "classes" / "results.json").write_text(json.dumps(results))
+    with pytest.raises(UserError, match="no predictions of test, only of trials"):
+        comparison.compare([str(tmp_path / "classes")])
+    seeds = {"seeds": {"seed_0": {"diverged": None}, "seed_1": {"diverged": 7}}}
+    write_run(tmp_path / "several" / "seed_0", 0.3, seed=0)
+    with pytest.raises(UserError, match="several is not finished"):
+        comparison.compare([str(tmp_path / "several")])
+    (tmp_path / "several" / "results.json").write_text(json.dumps(seeds))
+    with pytest.raises(UserError, match="seed_1 diverged"):
+        comparison.compare([str(tmp_path / "several")])
     (tmp_path / "fewer" / "results.json").unlink()
     with pytest.raises(UserError, match="fewer is not finished"):
         comparison.compare([one, fewer])

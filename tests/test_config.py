@@ -94,3 +94,12 @@ def test_common_shows_every_field() -> None:
 def test_unknown_variant_is_refused() -> None:
     with pytest.raises(ValueError, match="no variant 'quik'"):
         attention.get_config("quik")
+
+
+def test_variants_are_joined_in_any_order() -> None:
+    one, other = (attention.get_config(name) for name in ("mosi+context", "context+mosi"))
+    assert one.to_dict() == other.to_dict()
+    assert (one.model.context.kind, one.training.batch_size) == ("recurrent", 8)
+    assert one.optimizer.name == "adamw"
+    with pytest.raises(ValueError, match="no variant 'qick'"):
+        attention.get_config("mosi+qick")

@@ -149,7 +149,8 @@ def test_absent_modalities_give_finite_outputs_and_gradients(
 
     def total(variables: Any) -> Any:
         output = model.apply(variables, batch, True, rngs={"dropout": jax.random.key(1)})
-        return (output.logits**2).sum() + sum((x**2).sum() for x in output.unimodal.values())
+        unimodal = sum((x**2).sum() for x in output.unimodal.values())
+        return (output.logits**2).sum() + unimodal + output.aux_loss
 
     value, gradient = jax.value_and_grad(total)(variables)
     assert np.isfinite(value)
@@ -212,7 +213,8 @@ def test_frozen_encoders_get_no_gradient(system: str, batch: Any) -> None:
 
     def total(variables: Any) -> Any:
         output = model.apply(variables, batch, True, rngs={"dropout": jax.random.key(1)})
-        return (output.logits**2).sum() + sum((x**2).sum() for x in output.unimodal.values())
+        unimodal = sum((x**2).sum() for x in output.unimodal.values())
+        return (output.logits**2).sum() + unimodal + output.aux_loss
 
     gradient = jax.grad(total)(variables)["params"]
     for name, tree in gradient.items():

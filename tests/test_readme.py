@@ -96,6 +96,8 @@ def test_the_files_of_your_own_it_shows_are_read(
         "scores": np.linspace(-3, 3, count),
         "splits": np.array(["train"] * 4 + ["valid", "test"]),
         "videos": np.array(["a"] * count),
+        "segments": np.arange(count) + 1,
+        "words": np.array(["so it is"] * count),
         "text": np.ones((count, 5, 3), np.float32),
         "text_lengths": np.arange(count) % 5 + 1,
         "audio": np.ones((count, 2), np.float32),

@@ -101,6 +101,30 @@ def test_accumulated_parts_add_up_to_the_batch(parts: int) -> None:
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a, b)
 
 
+def test_a_model_s_own_loss_counts_as_much_in_parts_with_fillers() -> None:
+    encoder = {"width": 8, "num_layers": 0, "num_heads": 2, "hidden": 8, "dropout": 0.0}
+    described = {"name": "translate", "num_heads": 2, "dropout": 0.0, "encoder": encoder}
+    model, silent = (
+        models.build(
+            {**described, "translation_weight": weight}, modalities=("text", "audio"), num_outputs=3
+        )
+        for weight in (0.1, 0.0)
+    )
+    batch, sgd = random_batch(), optax.sgd(0.1)
+    for name in ("text_mask", "audio_mask", "example_mask"):
+        batch[name][1:] = False  # one example, and what fills the batch up
+    whole, parts = (
+        steps.make_train_step(model, sgd, OBJECTIVE, accumulate=count)(_state(model, sgd), batch)[0]
+        for count in (1, 3)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole.params, parts.params
+    )
+    without = steps.make_train_step(silent, sgd, OBJECTIVE)(_state(model, sgd), batch)[0]
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), whole.params, without.params)
+    assert max(jax.tree.leaves(moved)) > 1e-4, "the model's own loss is part of the step"
+
+
 def test_the_step_compiles_once_and_donates_the_state() -> None:
     mesh = sharding.build_mesh(config.Mesh())
     model, optimizer = _model(dropout=0.1), optim.build(config.Optimizer(), 100)

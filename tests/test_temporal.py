@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from msa_jax import models
+from msa_jax import models, system
+from msa_jax.config import resolve
 from msa_jax.errors import UserError
 from tests.conftest import random_batch
 
@@ -99,7 +100,22 @@ def test_without_the_first_modality_the_next_one_gives_the_steps() -> None:
     assert float(np.abs(before[0] - after[0]).max()) > 1e-5
 
 
-def test_unaligned_frames_are_refused_by_name() -> None:
-    batch = random_batch({"text": 6, "audio": 4, "vision": 1})
-    with pytest.raises(UserError, match=r"audio has 4 steps and text has 6.*alignment=attention"):
-        _model().init(jax.random.key(0), batch, False)
+def test_unaligned_data_are_refused_by_name() -> None:
+    config = resolve({"model": {"name": "temporal"}})
+    lengths = {"text": np.array([6, 5, 4]), "audio": np.array([6, 0, 4]), "vision": np.ones(3, int)}
+    system.check_aligned(config, lengths)
+    lengths["audio"][2] = 3
+    with pytest.raises(UserError, match=r"row 2 has 4 frames of text and 3 of audio.*=attention"):
+        system.check_aligned(config, lengths)
+    system.check_aligned(resolve({"model": {"name": "early"}}), lengths)
+
+
+def test_a_modality_absent_from_the_longest_utterances_may_be_padded_to_less() -> None:
+    model, batch = _model(), _aligned()
+    batch["vision_mask"] = batch["text_mask"].copy()
+    batch["vision_mask"][batch["text_mask"].sum(axis=1) > 4] = False
+    assert batch["vision_mask"].any()
+    variables = model.init(jax.random.key(0), batch, False)
+    shorter = batch | {name: batch[name][:, :4] for name in ("vision", "vision_mask")}
+    whole, cut = (model.apply(variables, each, False).logits for each in (batch, shorter))
+    np.testing.assert_allclose(whole, cut, atol=2e-6, rtol=1e-5)

@@ -36,7 +36,7 @@ def measure(config: Any, batches: int = 200, repeats: int = 5) -> dict[str, Any]
     """
     resolved = config_lib.resolve(config)
     mesh = sharding.build_mesh(resolved.mesh)
-    data = dataset.load(resolved.data)
+    data = dataset.load(resolved.data, of_videos=config_lib.of_videos(resolved))
     train, batch_size = data.splits["train"], resolved.training.batch_size
     described = system.build(resolved, train.scores)
     buckets = data.buckets["train"]
@@ -145,7 +145,7 @@ def measure_stream(config: Any) -> dict[str, Any]:
     """
     resolved = config_lib.resolve(config)
     mesh = sharding.build_mesh(resolved.mesh)
-    data = dataset.load(resolved.data)
+    data = dataset.load(resolved.data, of_videos=config_lib.of_videos(resolved))
     train = data.splits["train"]
     buckets = data.buckets["train"]
     plan = order.TrainOrder(
@@ -169,7 +169,9 @@ def _train_step(
     config: config_lib.Config, described: system.System, data: dataset.Dataset, mesh: Any
 ) -> tuple[steps.TrainStep, state_lib.TrainState]:
     optimizer = optim.build(config.optimizer, 1000)
-    batch = system.abstract_batch(data.schema, config.training.batch_size, of_videos=False)
+    batch = system.abstract_batch(
+        data.schema, config.training.batch_size, of_videos=config_lib.of_videos(config)
+    )
     alone = Population(1, mesh)
     state = state_lib.create(described.model, optimizer, batch, [config.seed], alone)
     step = steps.make_train_step(described.model, optimizer, described.objective)

@@ -35,6 +35,11 @@ class Buckets:
             found.append(np.searchsorted([lengths[m] for lengths in self.lengths], each))
         return np.max(found, axis=0)
 
+    def reaching(self, lengths: Mapping[str, int]) -> "Buckets":
+        """These buckets, the last padded to `lengths` {modality: T} at least."""
+        last = {m: max(length, lengths[m]) for m, length in self.lengths[-1].items()}
+        return dataclasses.replace(self, lengths=(*self.lengths[:-1], last))
+
     def holding(self, units: Units) -> "Buckets":
         """These buckets, the last made large enough for `units`."""
         last = {

@@ -75,7 +75,14 @@ def load(data: Data, *, of_videos: bool = False) -> Dataset:
         lengths=lengths,
     )
     units = {name: split.units(of_videos=of_videos) for name, split in splits.items()}
+    if of_videos and units["train"].sizes.max() == 1:
+        raise UserError(
+            f"{builders.fingerprint(builder)}: no video has two utterances, so none has a context: "
+            "config.model.context needs the column video_id (and segment, their order)."
+        )
     fitted_buckets = buckets.fit(units["train"], data.buckets, of_videos=of_videos)
+    # The longest is the same in all splits: what `evaluate` pads to when it knows the schema alone.
+    fitted_buckets = fitted_buckets.reaching(lengths)
     grouped = {name: fitted_buckets.holding(each) for name, each in units.items()}
     known = builders.metadata(builder)
     summary = {

@@ -14,7 +14,7 @@ SPLITS = ("train", "valid", "test")
 SCORE_RANGE = (-3.0, 3.0)
 # Names that no modality can have, since they already mean something in an example or a batch.
 COLUMNS = ("id", "video_id", "segment", "start", "end", "transcript", "score")
-RESERVED = (*COLUMNS, "split", "label", "example_mask", "utterance_mask")
+RESERVED = (*COLUMNS, "split", "label", "example", "utterance")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -131,8 +131,9 @@ def _check_heads(encoder: Mapping[str, Any], own: Mapping[str, Any], known: Any)
             f"config.model.encoder.kernel={kernel}: expected an odd number of frames, so that a "
             "frame stands in the middle of what it sees."
         )
+    has_layers = encoder.get("num_layers", Encoder.num_layers) > 0
     for path, heads in (
-        ("encoder.num_heads", encoder.get("num_heads", Encoder.num_heads)),
+        ("encoder.num_heads", encoder.get("num_heads", Encoder.num_heads) if has_layers else 1),
         ("num_heads", own.get("num_heads", getattr(known, "num_heads", 1))),
     ):
         if heads < 1 or width % heads:

@@ -29,7 +29,8 @@ class CrossModalFusion(nn.Module):
       - masked: padding is never attended to, positions are sinusoidal, the last step is the last
         real one. A target without any frames gives zeros. No causal mask: the paper has none.
       - faithful: as MMSA runs the model. No positions and no padding masks: padded frames are
-        frames of zeros, and the last one is the last step, so predictions change with the padding.
+        frames of zeros, and the last one is the last step, so predictions change with the padding:
+        set config.data.buckets=1, which pads all to the longest, as MMSA pads to a fixed length.
         Step q sees no step beyond q + |T_a - T_b|.
 
     Where we differ on purpose: residuals are added to z and not to LN(z), as the authors' code has

@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from msa_jax.errors import UserError
 from msa_jax.models.attention import AttentionFusion
 from msa_jax.models.contract import Encoded, Fused
 from msa_jax.models.early import EarlyFusion
@@ -121,28 +120,24 @@ class TemporalFusion(nn.Module):
 def by_frame(encoded: Mapping[str, Encoded]) -> Steps:
     """The frames of aligned modalities as they are, single frames at every step of the others.
 
-    An utterance that has single frames alone has one step.
-
-    Raises:
-      UserError: if two modalities differ in T and neither has T = 1.
+    That the data are aligned, `msa_jax.system.check_aligned` sees: here a batch in which a modality
+    is absent from the longest utterances is padded to less. An utterance that has single frames
+    alone has one step.
     """
-    lengths = {m: e.tokens.shape[1] for m, e in encoded.items()}
-    longest = max(lengths.values())
-    for m, length in lengths.items():
-        if length not in (1, longest):
-            other = max(lengths, key=lengths.__getitem__)
-            raise UserError(
-                f"config.model.alignment=frames needs aligned data, but {m} has {length} steps and "
-                f"{other} has {longest}. Use --config.model.alignment=attention."
-            )
-    sequences = [e.mask for e in encoded.values() if e.mask.shape[1] == longest]
-    steps = jnp.stack(sequences).any(axis=0)
+    longest = max(e.tokens.shape[1] for e in encoded.values())
+
+    def padded(x: jax.Array) -> jax.Array:
+        missing = 0 if x.shape[1] == 1 else longest - x.shape[1]
+        return jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2))
+
+    masks = {m: padded(e.mask) for m, e in encoded.items()}
+    steps = jnp.stack([mask for mask in masks.values() if mask.shape[1] == longest]).any(axis=0)
     steps |= (jnp.arange(longest) == 0) & ~steps.any(axis=1, keepdims=True)
     size = steps.shape[0]
     return {
         m: (
-            jnp.broadcast_to(e.tokens, (size, longest, e.tokens.shape[-1])),
-            steps & e.mask,
+            jnp.broadcast_to(padded(e.tokens), (size, longest, e.tokens.shape[-1])),
+            steps & masks[m],
         )
         for m, e in encoded.items()
     }

@@ -31,7 +31,7 @@ _REGRESSION = {
 _CAPTIONS = {
     1: "Table 1: one modality.",
     2: "Table 2: fusion.",
-    3: "Dynamic attention fusion (arXiv 2509.22729, our reconstruction) of text and audio.",
+    3: "Dynamic attention fusion (arXiv 2509.22729, our reconstruction) and its control.",
 }
 _SHARES = ("negative", "neutral", "positive")
 _NOT_RATES = ("mae", "corr")

@@ -23,7 +23,9 @@ _NOT_RATES = ("mae", "corr")
 
 def results(report: Mapping[str, Any]) -> str:
     """What `results.json` holds, as lines: a table a split, trivial baselines beside the model."""
-    what = f"{report['model']} on {report['dataset']['fingerprint']}, {report['task']['kind']}"
+    context = report.get("context", "none")
+    model = report["model"] if context == "none" else f"{report['model']} in {context} context"
+    what = f"{model} on {report['dataset']['fingerprint']}, {report['task']['kind']}"
     if "seeds" in report:
         chosen = f"{len(report['seeds'])} seeds, each at its best step by {report['selection']}"
     else:
