@@ -101,6 +101,7 @@ def test_help_needs_no_heavy_import() -> None:
     ("flags", "words"),
     [
         (["--config=configs/early.py", "--config.optimizer.learning_rte=1"], "learning_rate"),
+        (["--config=configs/early.py", "--config.model.contxt.kind=recurrent"], "contxt"),
         (["--config=nope.py"], "No such file or directory: 'nope.py'"),
         (["--config=configs/early.py:qick"], "there is no variant 'qick'"),
         (["--config=configs/early.py", "--sede=1"], "Unknown command line flag 'sede'"),

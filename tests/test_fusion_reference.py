@@ -215,9 +215,8 @@ def test_daf_moves_its_weight_to_the_informative_modality() -> None:
     assert np.mean(weights > 0.5) > 0.9, "utterance by utterance, not on average alone"
 
 
-@pytest.mark.parametrize("gate", ["uniform", "learned"])
-def test_static_gates_cannot_tell_which_modality_is_noise(gate: str) -> None:
-    assert _weight_on_the_informative(gate).mean() == pytest.approx(0.5, abs=0.05)
+def test_a_static_gate_cannot_tell_which_modality_is_noise() -> None:
+    assert _weight_on_the_informative("learned").mean() == pytest.approx(0.5, abs=0.05)
 
 
 def test_pairs_vote_by_the_modality_they_have() -> None:

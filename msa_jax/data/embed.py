@@ -61,6 +61,9 @@ class HuggingFaceEncoder:
         Raises:
           UserError: if the extra is missing, or there is no such encoder or no such layer.
         """
+        for option, value in (("max_tokens", max_tokens), ("batch_size", batch_size)):
+            if value < 1:
+                raise UserError(f"--{option}={value}: expected at least 1.")
         torch, transformers = _libraries()
         place = _bundled() if name == BUNDLED else name
         try:

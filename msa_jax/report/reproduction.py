@@ -367,6 +367,11 @@ def _record(report: Mapping[str, Any]) -> list[Block]:
                 f"Data: {code(data['fingerprint'])}.",
                 *(literal(note) for note in data["notes"]),
                 f"Task: {report['task']['kind']}, neutral {_BINS[report['task']['neutral']]}.",
+                *(
+                    [f"Context: {context}. The systems see an utterance's neighbours in its video."]
+                    if (context := config["model"].get("context", {}).get("kind", "none")) != "none"
+                    else []
+                ),
                 sizes,
                 f"Seeds: {', '.join(map(str, report['seeds']))}.",
                 machine,
