@@ -32,8 +32,6 @@ def main() -> None:
     def load(name: str) -> Any:
         config = importlib.import_module(f"configs.{name}").get_config(variant)
         config.num_seeds = _SEEDS.value
-        if _QUICK.value:
-            config.data.buckets = 2  # a program less to compile for each system
         return config
 
     directory = command.WORKDIR.value
