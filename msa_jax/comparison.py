@@ -43,20 +43,14 @@ def compare(workdirs: Sequence[str], split: str = "test") -> dict[str, Any]:
     first, task = next(iter(tables)), next(iter(tasks.values()))
     for name in tables:
         _check_alike(first, name, tasks, tables)
-    each = {
-        name: np.stack([metrics.per_example(task, seed.scores, seed.outputs) for seed in seeds])
-        for name, seeds in tables.items()
-    }
-    videos = np.asarray(tables[first][0].video_ids)
+    each = {name: per_seed(task, seeds) for name, seeds in tables.items()}
+    videos = tables[first][0].video_ids
     pairs = [(b, a) for a, b in itertools.combinations(tables, 2)]
-    compared = [statistics.compare(each[a], each[b], videos) for a, b in pairs]
-    adjusted = statistics.holm(np.array([c.p_value for c in compared]))
-    measure = "mae" if task.is_regression else "accuracy"
     return {
         "task": dataclasses.asdict(task),
         "split": split,
         "n": len(videos),
-        "measure": measure,
+        "measure": measure(task),
         "baselines": baselines[first],
         "systems": {
             name: {
@@ -66,17 +60,47 @@ def compare(workdirs: Sequence[str], split: str = "test") -> dict[str, Any]:
             }
             for name, seeds in tables.items()
         },
-        "comparisons": [
-            {
-                "first": a,
-                "second": b,
-                "measure": measure,
-                **dataclasses.asdict(comparison),
-                "p_adjusted": float(p),
-            }
-            for (a, b), comparison, p in zip(pairs, compared, adjusted, strict=True)
-        ],
+        "comparisons": paired(task, each, pairs, videos),
     }
+
+
+def measure(task: Task) -> str:
+    """What is compared: the mean absolute error of a regression, else the accuracy."""
+    return "mae" if task.is_regression else "accuracy"
+
+
+def per_seed(task: Task, seeds: Sequence[PredictionTable]) -> np.ndarray:
+    """[S, N] what is averaged into the measure, of each utterance under each seed."""
+    return np.stack([metrics.per_example(task, seed.scores, seed.outputs) for seed in seeds])
+
+
+def paired(
+    task: Task,
+    each: Mapping[str, np.ndarray],
+    pairs: Sequence[tuple[str, str]],
+    video_ids: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Comparisons on the same utterances, corrected together (Holm); see `statistics.compare`.
+
+    Args:
+      task: of all systems.
+      each: `{name: [S, N]}` as `per_seed` gives it.
+      pairs: names of the first and the second system of each comparison.
+      video_ids: N names.
+    """
+    groups = np.asarray(video_ids)
+    compared = [statistics.compare(each[a], each[b], groups) for a, b in pairs]
+    adjusted = statistics.holm(np.array([c.p_value for c in compared]))
+    return [
+        {
+            "first": a,
+            "second": b,
+            "measure": measure(task),
+            **dataclasses.asdict(comparison),
+            "p_adjusted": float(p),
+        }
+        for (a, b), comparison, p in zip(pairs, compared, adjusted, strict=True)
+    ]
 
 
 def _check_whole(directory: str) -> None:

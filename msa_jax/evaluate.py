@@ -201,8 +201,6 @@ def restore(
         with jax.set_mesh(mesh):
             abstract = _abstract_params(described, schema, mesh, config_lib.of_videos(config))
             params = checkpoints.restore_selected(abstract)
-    parts = mesh.shape["data"]
-    batch_size = -(-config.training.eval_batch_size // parts) * parts
     units = rows.units(of_videos=config_lib.of_videos(config))
     grouped = buckets.fit(units, config.data.buckets, of_videos=config_lib.of_videos(config))
     grouped = grouped.reaching(schema.lengths)
@@ -216,7 +214,11 @@ def restore(
         feed=feed.build(
             rows, described.task, grouped, sharding.over_data(mesh), how=config.data.feed
         ),
-        plan=order.EvalOrder(units, grouped, batch_size),
+        plan=order.EvalOrder(
+            units,
+            grouped,
+            sharding.evaluation_batch(config.training.eval_batch_size, len(units), mesh),
+        ),
         baselines=saved["schema"]["baselines"],
     )
 

@@ -15,8 +15,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from msa_jax import comparison, metrics, predictions, summary, train
 from msa_jax import config as config_lib
-from msa_jax import metrics, predictions, statistics, summary, train
 from msa_jax.data import dataset
 from msa_jax.errors import UserError
 from msa_jax.models.late import combine_classes, combine_scores
@@ -352,12 +352,8 @@ def _compare(
     Every system with the trivial baseline, every fusion with the modality that is best on
     validation, every two of the base paper's fusions, and DAF with its control.
     """
-    measure = "mae" if task.is_regression else "accuracy"
-    groups = np.asarray(tables["late"][0].video_ids)
-    each = {
-        name: np.stack([metrics.per_example(task, seed.scores, seed.outputs) for seed in seeds])
-        for name, seeds in tables.items()
-    }
+    measure = comparison.measure(task)
+    each = {name: comparison.per_seed(task, seeds) for name, seeds in tables.items()}
     fitted = metrics.fit_baselines(task, train_scores)
     trivial = "median" if task.is_regression else "majority"
     scores = tables["late"][0].scores
@@ -376,15 +372,4 @@ def _compare(
     pairs += [(s.name, best) for s in found if s.table != 1]
     pairs += [(second, first) for first, second in itertools.combinations(fusions, 2)]
     pairs += [("daf", "daf_uniform")]
-    compared = [statistics.compare(each[a], each[b], groups) for a, b in pairs]
-    adjusted = statistics.holm(np.array([c.p_value for c in compared]))
-    return [
-        {
-            "first": a,
-            "second": b,
-            "measure": measure,
-            **dataclasses.asdict(comparison),
-            "p_adjusted": float(p),
-        }
-        for (a, b), comparison, p in zip(pairs, compared, adjusted, strict=True)
-    ]
+    return comparison.paired(task, each, pairs, tables["late"][0].video_ids)

@@ -72,6 +72,12 @@ def build_mesh(sizes: config.Mesh, num_seeds: int = 1) -> Mesh:
     return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def evaluation_batch(size: int, units: int, mesh: Mesh) -> int:
+    """`size`, but no more than holds all `units`; a multiple of the devices along the data axis."""
+    parts = mesh.shape["data"]
+    return -(-min(size, units) // parts) * parts
+
+
 def check_batch_size(name: str, size: int, mesh: Mesh, accumulate: int = 1) -> None:
     """Raises UserError unless `accumulate` parts of a batch of `size` divide over the data axis."""
     devices = mesh.shape["data"]

@@ -308,11 +308,11 @@ class _Training:
         self, split: str, eval_step: steps.EvalStep, params: Any
     ) -> list[evaluate.Evaluation]:
         rows = self._data.splits[split]
-        batches = order.EvalOrder(
-            self._data.units[split],
-            self._data.buckets[split],
-            self._config.training.eval_batch_size,
+        units = self._data.units[split]
+        size = sharding.evaluation_batch(
+            self._config.training.eval_batch_size, len(units), self._population.mesh
         )
+        batches = order.EvalOrder(units, self._data.buckets[split], size)
         predictions = evaluate.predict(
             eval_step, params, self._feed(split), batches, self._population
         )

@@ -67,8 +67,12 @@ class HuggingFaceEncoder:
         torch, transformers = _libraries()
         place = _bundled() if name == BUNDLED else name
         try:
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-            self._model = transformers.AutoModel.from_pretrained(place, use_safetensors=True).eval()
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(
+                place, trust_remote_code=False
+            )
+            self._model = transformers.AutoModel.from_pretrained(
+                place, use_safetensors=True, trust_remote_code=False
+            ).eval()
         except (OSError, ValueError, ImportError) as error:
             raise UserError(
                 f"cannot load the encoder {name!r}: {' '.join(str(error).split())[:300]} "
