@@ -23,6 +23,8 @@ def encoder() -> ml_collections.ConfigDict:
             "width": 64,
             "kernel": 1,
             "num_layers": 2,
+            "layers": "unrolled",
+            "remat": "nothing",
             "num_heads": 8,
             "hidden": 128,
             "norm": "pre",

@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
+from msa_jax import processes
 from msa_jax.errors import UserError
 from msa_jax.state import TrainState
 
@@ -45,7 +46,7 @@ class Checkpoints:
         if read_only:
             logging.set_verbosity(logging.ERROR)  # Orbax warns that it will write nothing
         try:
-            self._manager = ocp.CheckpointManager(
+            self._manager = _Manager(
                 self._directory,
                 item_handlers=handlers,
                 options=ocp.CheckpointManagerOptions(
@@ -64,8 +65,9 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, *traceback: object) -> None:
+        if not processes.is_loss(error):
+            self.close()
 
     def close(self) -> None:
         """Waits for the save under way, then releases the directory."""
@@ -102,7 +104,16 @@ class Checkpoints:
         return self._restore(abstract)
 
     def restore_selected(self, abstract: Any) -> Any:
-        """The selected parameters, with the shardings of `abstract`; raises as `restore_state`."""
+        """The selected parameters, with the shardings of `abstract`.
+
+        Raises:
+          UserError: as `restore_state`, or if nothing was evaluated yet.
+        """
+        if all(each["selected"] is None for each in self.description()["selection"]["members"]):
+            raise UserError(
+                f"{self._directory} is of a run that stopped before its first evaluation: go on "
+                "with its training command."
+            )
         return self._restore({"selected": abstract})["selected"]
 
     def shapes(self) -> Any:
@@ -129,6 +140,13 @@ class Checkpoints:
             partial_restore=partial,
         )
         return self._manager.restore(self.step, args=ocp.args.Composite(state=args))["state"]
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, without its own question whether the run shall stop, for the loop asks it."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 def mismatches(

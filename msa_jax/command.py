@@ -9,7 +9,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from msa_jax.errors import DivergedError, UserError
+from msa_jax.errors import DivergedError, PreemptedError, UserError
 
 _CONFIG = "config"
 WORKDIR: Any = flags.DEFINE_string("workdir", None, "Directory for the run's files; gs:// works.")
@@ -43,7 +43,10 @@ def overrides() -> dict[str, Any]:
 
 
 def run(work: Callable[[], Any], required: Sequence[str] = ("config", "workdir")) -> None:
-    """Parses the flags, then does `work`; what a person can mend ends with one line."""
+    """Parses the flags, then does `work`; what a person can mend ends with one line.
+
+    The status is 0, 1 after an error, or 75 of a run that was preempted: the same command goes on.
+    """
 
     def main(argv: Sequence[str]) -> None:
         if len(argv) > 1:
@@ -53,6 +56,9 @@ def run(work: Callable[[], Any], required: Sequence[str] = ("config", "workdir")
             work()
         except (UserError, DivergedError) as error:
             sys.exit(f"error: {error}")
+        except PreemptedError as error:
+            print(error, file=sys.stderr, flush=True)
+            sys.exit(os.EX_TEMPFAIL)
 
     keep_programs()
     flags.mark_flags_as_required(list(required))
@@ -66,6 +72,7 @@ def keep_programs() -> None:
     """
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(caches, "msa_jax", "programs"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 def _parse(argv: list[str]) -> list[str]:

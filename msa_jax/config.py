@@ -7,6 +7,8 @@ field, so a flag can never leave a stale value behind.
 """
 
 import dataclasses
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -154,16 +156,19 @@ class Init:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """Devices an axis.
+    """Devices an axis; one of data, fsdp and model may be -1, which takes what is left.
 
     Attributes:
       seed: spreads the seeds; -1 takes the most devices over which they divide evenly.
-      data: splits the batch; -1 takes what is left.
-      model: splits the parameters.
+      data: splits the batch; each device holds all parameters.
+      fsdp: splits the batch, and large parameters with their optimiser moments, which are gathered
+        where they are used: for models that one device does not hold.
+      model: splits attention heads and hidden units; its devices share a part of the batch.
     """
 
     seed: int = -1
     data: int = -1
+    fsdp: int = 1
     model: int = 1
 
 
@@ -206,6 +211,12 @@ def to_dict(config: Config) -> dict[str, Any]:
     }
 
 
+def digest(config: Config) -> str:
+    """A few letters that tell this config from any other."""
+    text = json.dumps(to_dict(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def resolve(mapping: Any) -> Config:
     """Checks a `ConfigDict`, or any nested mapping, and returns it as a frozen `Config`.
 
@@ -245,9 +256,9 @@ def resolve(mapping: Any) -> Config:
     if config.init.freeze and not config.init.encoders:
         raise UserError("config.init.freeze needs config.init.encoders: nothing to keep frozen.")
     data = dataclasses.replace(
-        config.data, path=_absolute(config.data.path), dir=_absolute(config.data.dir)
+        config.data, path=absolute(config.data.path), dir=absolute(config.data.dir)
     )
-    encoders = tuple(_absolute(workdir) for workdir in config.init.encoders)
+    encoders = tuple(absolute(workdir) for workdir in config.init.encoders)
     init = dataclasses.replace(config.init, encoders=encoders)
     return dataclasses.replace(config, data=data, init=init)
 
@@ -263,7 +274,7 @@ def of_videos(config: Config) -> bool:
     return context(config) != "none"
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
     """`path` as it will mean the same from any directory; buckets and empty paths as they are."""
     return path if not path or "://" in path else os.path.abspath(os.path.expanduser(path))
 
@@ -285,15 +296,27 @@ def check_data(data: Data) -> None:
         raise UserError(f"config.data.modalities repeats a name: {data.modalities}.")
 
 
+# What a model's field is in the config of a run from before there was such a field.
+_ABSENT = {"model.encoder.layers": "unrolled", "model.encoder.kernel": 1}
+
+
 def differences(old: Config, new: Config) -> list[str]:
     """The fields in which two configs describe different runs, as readable lines.
 
     Where data lie (`data.dir`, `data.path`: the dataset's own fingerprint is compared instead), how
-    they are fed and the mesh do not make another run.
+    they are fed, the mesh, what is computed twice to save memory, and the fields of a context where
+    there is none do not make another run.
     """
 
-    before, after = flat(old), flat(new)
-    ignored = {"data.dir", "data.path", "data.feed", "mesh.seed", "mesh.data", "mesh.model"}
+    def described(config: Config) -> dict[str, Any]:
+        fields = _ABSENT | flat(config)
+        if of_videos(config):
+            return fields
+        return {name: x for name, x in fields.items() if not name.startswith("model.context.")}
+
+    before, after = described(old), described(new)
+    ignored = {"data.dir", "data.path", "data.feed", "model.encoder.remat"}
+    ignored |= {f"mesh.{field.name}" for field in dataclasses.fields(Mesh)}
     absent = "(absent)"
     return [
         f"config.{key}: {before.get(key, absent)!r} there, {after.get(key, absent)!r} now"

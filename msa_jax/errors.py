@@ -16,6 +16,13 @@ class DivergedError(RuntimeError):
     """The loss is no longer a finite number."""
 
 
+class PreemptedError(RuntimeError):
+    """The run was told to end, and is saved."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"preempted at step {step}: saved; the same command goes on")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Words that point from an unknown name to the known ones, for the end of a message."""
     known = sorted(known)

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from msa_jax import config as config_lib
-from msa_jax import evaluate, metrics
+from msa_jax import evaluate, metrics, processes
 from msa_jax.checkpoints import Checkpoints
 from msa_jax.config import Config
+from msa_jax.data import pipeline
 from msa_jax.report import curves
-from msa_jax.workdir import Workdir, write_bytes
+from msa_jax.workdir import Workdir
 
 
 @dataclasses.dataclass
@@ -37,6 +38,26 @@ class Member:
     diverged: int | None = None
     evaluations: dict[str, evaluate.Evaluation] = dataclasses.field(default_factory=dict)
     results: dict[str, Any] | None = None
+    _events: Any = dataclasses.field(default=None, repr=False)
+
+    def show(self, entry: Mapping[str, float]) -> None:
+        """Adds an evaluation to TensorBoard's events; of several processes, the first does."""
+        if not processes.is_first():
+            return
+        if self._events is None:  # not before there is something to show: TensorFlow takes seconds
+            pipeline.tensorflow()
+            from clu import metric_writers
+
+            self._events = metric_writers.SummaryWriter(str(self.run.path))
+        values = {name: value for name, value in entry.items() if name != "step"}
+        self._events.write_scalars(int(entry["step"]), values)
+        self._events.flush()
+
+    def close(self) -> None:
+        """Ends the events."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
 
     def record(self, entry: dict[str, Any]) -> bool:
         """Takes an evaluation; returns whether it is the best so far, of equals the earliest."""
@@ -97,7 +118,7 @@ class Member:
         }
         for split, evaluation in evaluations.items():
             self.run.write_predictions(split, evaluation.table().to_csv(task))
-        write_bytes(self.run.path / "curves.png", curves.png(self.history, task))
+        self.run.write_curves(curves.png(self.history, task))
 
     def write_alone(self, params: Any, described: Mapping[str, Any]) -> None:
         """Leaves the directory of a member of several as that of a finished lone run."""
@@ -105,7 +126,7 @@ class Member:
             return  # written before an interruption
         assert self.selected is not None
         assert self.results is not None
-        self.run.checkpoints.rmtree(missing_ok=True)
+        self.run.remove_checkpoints()
         with Checkpoints(self.run.checkpoints) as checkpoints:
             checkpoints.save(
                 self.selected["step"],
@@ -117,6 +138,14 @@ class Member:
     def progress(self) -> dict[str, Any]:
         """What a checkpoint remembers of it."""
         return {"selected": self.selected, "diverged": self.diverged}
+
+
+def named(trained: Mapping[str, float], evaluation: evaluate.Evaluation) -> dict[str, float]:
+    """The metrics of training and validation, as a line of the history names them."""
+    return {
+        **{f"train_{name}": value for name, value in trained.items()},
+        **{f"valid_{name}": value for name, value in evaluation.metrics().items()},
+    }
 
 
 def description(

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from msa_jax import config as config_lib
-from msa_jax import sharding
+from msa_jax import processes, sharding
 from msa_jax.config import Config
 from msa_jax.errors import UserError
 
@@ -76,7 +76,7 @@ class Population:
         """The members' trees as one, of NumPy arrays; a lone run's tree as it is."""
         if self.size == 1:
             return members[0]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(list(members)))
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *processes.fetch(list(members)))
 
     def unstack(self, tree: Any) -> list[Any]:
         """The inverse of `stack`, as NumPy arrays; a lone run's tree as it is.
@@ -86,7 +86,7 @@ class Population:
         """
         if self.size == 1:
             return [tree]
-        leaves, structure = jax.tree.flatten(jax.device_get(tree))
+        leaves, structure = jax.tree.flatten(processes.fetch(tree))
         return [
             jax.tree.unflatten(structure, [leaf[k] for leaf in leaves]) for k in range(self.size)
         ]

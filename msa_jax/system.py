@@ -10,10 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from etils import epath
 
 from msa_jax import config as config_lib
-from msa_jax import losses, metrics, models, sharding
+from msa_jax import losses, metrics, models, optim, sharding, steps
 from msa_jax.checkpoints import Checkpoints, mismatches, named_shapes
 from msa_jax.config import Config
 from msa_jax.data.normalization import Normalization
@@ -131,6 +132,27 @@ def check_aligned(config: Config, lengths: Mapping[str, np.ndarray]) -> None:
                 f"has {lengths[one][row]} frames of {one} and {lengths[other][row]} of {other}. "
                 "Use --config.model.alignment=attention."
             )
+
+
+def train_step(config: Config, described: System, total_steps: int) -> steps.TrainStep:
+    """The pure step that trains `described` as `config` says; see `steps.make_train_step`."""
+    return steps.make_train_step(
+        described.model,
+        optimizer(config, total_steps),
+        described.objective,
+        config.training.accumulate,
+        config.augment,
+    )
+
+
+def optimizer(config: Config, total_steps: int) -> optax.GradientTransformation:
+    """The optimiser of `config`'s parameters: some may be frozen, or clipped apart."""
+    return optim.build(
+        config.optimizer,
+        total_steps,
+        frozen=frozen_parameters(config),
+        independent=independent_parameters(config),
+    )
 
 
 def frozen_parameters(config: Config) -> tuple[str, ...]:

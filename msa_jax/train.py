@@ -7,7 +7,7 @@ fields (see `msa_jax.population`), each of which ends as if it had been trained 
 import dataclasses
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,8 +21,8 @@ from msa_jax import (
     environment,
     evaluate,
     metrics,
-    optim,
     population,
+    processes,
     sharding,
     steps,
     summary,
@@ -33,13 +33,16 @@ from msa_jax import state as state_lib
 from msa_jax.checkpoints import Checkpoints
 from msa_jax.config import Config
 from msa_jax.data import builders, dataset, feed, order
-from msa_jax.errors import DivergedError, UserError
+from msa_jax.errors import DivergedError, PreemptedError, UserError
+from msa_jax.interval import Interval
 from msa_jax.member import Member
 from msa_jax.report import table
 from msa_jax.workdir import Workdir
 
 
-def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
+def train_and_evaluate(
+    config: Any, workdir: str, stop: Callable[[], bool] = lambda: False
+) -> dict[str, Any]:
     """Trains what `config` describes, or goes on with it, and evaluates what validation selected.
 
     Args:
@@ -47,6 +50,7 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
       workdir: directory for all files of the run. One that holds an unfinished run is resumed, to
         the same bits as if it had never stopped; a finished one is only reported. With
         `config.num_seeds` above 1, each seed ends as a run of its own in `seed_<seed>` therein.
+      stop: asked before each step whether to save and end here; see `processes.StopNotice`.
 
     Returns:
       What `results.json` holds: of a lone run its own results, of several seeds their summary.
@@ -55,32 +59,43 @@ def train_and_evaluate(config: Any, workdir: str) -> dict[str, Any]:
       UserError: if the config, the data or the directory do not fit.
       DivergedError: if the loss (of every seed) becomes infinite or NaN. Where some seeds diverge,
         they have no results, and the summary names them.
+      PreemptedError: if `stop` has ended it.
     """
     resolved = config_lib.resolve(config)
     system.build(resolved)  # refuses a bad model before any file is written
-    run = Workdir(workdir)
+    run = Workdir(workdir, writes=processes.is_first())
+    processes.agree("the work directory", str(run.path))
+    processes.agree("the config's digest", config_lib.digest(resolved))
     run.check(resolved)
     finished = run.results()
+    processes.agree(f"{run.path}", "finished" if finished else "unfinished")
     if finished:
         if "dataset" not in finished:
             raise UserError(f"{run.path} holds a sweep: use another --workdir.")
-        path = resolved.data.path
-        if not path or epath.Path(path).exists():  # to be told of, a run needs no data any more
+        path = resolved.data.path  # to be told of, a run needs no data any more
+        if not path or ("://" not in path and epath.Path(path).exists()):
             _check_data(run, finished["dataset"]["fingerprint"], builders.identify(resolved.data))
-        print(f"{run.path} is finished (remove it to train again).\n{table.results(finished)}")
+        processes.tell(
+            f"{run.path} is finished (remove it to train again).\n{table.results(finished)}"
+        )
         return finished
     members = {"": resolved} if resolved.num_seeds == 1 else population.of_seeds(resolved)
-    trained = train_together(members, run, resolved)
+    trained = train_together(members, run, resolved, stop)
     results = summary.of_seeds(trained) if "" not in trained else trained[""].results
     assert results is not None
-    print(table.results(results))
+    processes.tell(table.results(results))
     results = run.write_results(results)
     if "" not in trained:  # the members' own checkpoints take its place
-        run.checkpoints.rmtree(missing_ok=True)
+        run.remove_checkpoints()
     return results
 
 
-def train_together(configs: Mapping[str, Config], run: Workdir, whole: Config) -> dict[str, Member]:
+def train_together(
+    configs: Mapping[str, Config],
+    run: Workdir,
+    whole: Config,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Member]:
     """Trains all of `configs` in one program, or goes on with it.
 
     Args:
@@ -88,6 +103,7 @@ def train_together(configs: Mapping[str, Config], run: Workdir, whole: Config) -
         itself. They differ in nothing but `population.varied`.
       run: the directory of all of them.
       whole: the config that describes them all; its data, mesh and training are used.
+      stop: asked before each step whether to save and end here.
 
     Returns:
       The members, each with its results, whose files are written; but of a lone run `results.json`,
@@ -96,6 +112,7 @@ def train_together(configs: Mapping[str, Config], run: Workdir, whole: Config) -
     Raises:
       UserError: if config, data and directory do not fit.
       DivergedError: if the loss of every member becomes infinite or NaN.
+      PreemptedError: if `stop` has ended it.
     """
     mesh = sharding.build_mesh(whole.mesh, len(configs))
     training = whole.training
@@ -105,11 +122,14 @@ def train_together(configs: Mapping[str, Config], run: Workdir, whole: Config) -
     for member in members.values():
         member.run.check(member.config)
     values = population.varied(list(configs.values()))
-    data = dataset.load(whole.data, of_videos=config_lib.of_videos(whole))
+    fresh = not run.checkpoints.exists()  # asked before any process may make it
+    processes.agree(str(run.checkpoints), "absent" if fresh else "there")
+    of_videos = config_lib.of_videos(whole)
+    data = processes.in_turn(lambda: dataset.load(whole.data, of_videos=of_videos))
     system.check_aligned(whole, data.splits["train"].lengths)
     with jax.set_mesh(mesh):
         shared = population.Population(len(configs), mesh)
-        _Training(whole, run, list(members.values()), values, data, shared).train()
+        _Training(whole, run, list(members.values()), values, data, shared).train(fresh, stop)
     return members
 
 
@@ -145,27 +165,30 @@ class _Training:
         self._utterances_a_step = len(train) / per_epoch
         self._interval = max(1, per_epoch // config.training.evaluations_per_epoch)
         self._last_step = config.training.epochs * per_epoch
-        self._optimizer = self._build_optimizer(self._config)
+        self._optimizer = system.optimizer(self._config, self._last_step)
         self._feeds: dict[tuple[str, bool], feed.Feed] = {}
+        self._unfinished = Interval()  # of an interrupted run
         self._baselines = metrics.fit_baselines(self._system.task, train.scores)
         self._described = {
             "normalization": data.normalization.to_json(),
             "schema": {**data.schema.to_json(), "baselines": self._baselines},
         }
 
-    def train(self) -> None:
+    def train(self, is_fresh: bool, stop: Callable[[], bool]) -> None:
         """The loop."""
         # What a fresh start may refuse, it refuses before a directory is made.
-        fresh = None if self._run.checkpoints.exists() else self._fresh_state()
+        fresh = self._fresh_state() if is_fresh else None
         with Checkpoints(self._run.checkpoints) as checkpoints:
             state = fresh or self._last_state(checkpoints)
-            step = checkpoints.step or 0
+            done, saved = list(self._unfinished.metrics), checkpoints.step or 0
+            processes.agree("the last step that was saved", str(saved))
+            step = saved - len(done)  # of the last evaluation
             self._run.record(self._whole)
             for member in self._members:
                 member.run.record(member.config)
                 member.history = member.run.history(step)
-            seconds = max(m.history[-1]["seconds"] if m.history else 0.0 for m in self._members)
-            start = time.perf_counter() - seconds
+            last = [m.history[-1]["seconds"] for m in self._members if m.history]
+            start = time.perf_counter() - max([self._unfinished.seconds, *last])
             train_step = steps.jit_train_step(
                 self._member_step, state, self._values, self._population
             )
@@ -174,70 +197,65 @@ class _Training:
                 state.params,
                 self._population,
             )
-            batches = self._feed("train", own=True)(self._order, step, self._last_step)
-            writers = [self._summary_writer(member) for member in self._members]
-            with tqdm(total=self._last_step, initial=step, unit="step", disable=None) as progress:
+            batches = self._feed("train", own=True)(self._order, saved, self._last_step)
+            hidden = None if processes.is_first() else True  # None: where there is no terminal
+            with tqdm(total=self._last_step, initial=saved, unit="step", disable=hidden) as bar:
                 while step < self._last_step and not self._all_done(step):
-                    began, done = time.perf_counter(), []
-                    for batch in itertools.islice(batches, self._interval):
+                    began, before = time.perf_counter(), len(done)
+                    for batch in itertools.islice(batches, self._interval - before):
+                        if stop():
+                            seconds = time.perf_counter() - start
+                            unfinished = Interval(metrics=done, seconds=seconds)
+                            self._save(checkpoints, step + len(done), state, unfinished)
+                            raise PreemptedError(step + len(done))
                         state, step_metrics = train_step(state, batch)
                         done.append(step_metrics)
-                        progress.update()
-                    trained = self._averages(done)
+                        bar.update()
+                    trained = Interval(metrics=done).averages(self._population)
                     elapsed = time.perf_counter() - began
                     evaluated = self._evaluate("valid", eval_step, state.params)
-                    rate = len(done) * self._utterances_a_step / elapsed
+                    rate = (len(done) - before) * self._utterances_a_step / elapsed
                     better = []
                     for k, member in enumerate(self._members):
                         entry = {
                             "step": step + len(done),
                             "seconds": time.perf_counter() - start,
                             "examples_per_second": rate,
-                            **{f"train_{name}": value for name, value in trained[k].items()},
-                            **{
-                                f"valid_{name}": value
-                                for name, value in evaluated[k].metrics().items()
-                            },
+                            **member_lib.named(trained[k], evaluated[k]),
                         }
                         went_on = not member.is_done(step, self._interval)
                         better.append(went_on and member.record(entry))
                         if went_on and member.diverged is None:
                             member.run.write_history(member.history)
-                            values = {k: v for k, v in entry.items() if k != "step"}
-                            writers[k].write_scalars(entry["step"], values)
-                    step += len(done)
+                            member.show(entry)
+                    step, done = step + len(done), []
                     self._check_any_left()
                     if any(better):
                         state = state_lib.select(state, self._population.stack(better))
-                    progress.set_postfix(self._postfix())
-                    description = member_lib.description(
-                        self._whole, self._members, self._described
-                    )
-                    checkpoints.save(step, state, description)
-            for writer in writers:
-                writer.close()
+                    bar.set_postfix(self._postfix())
+                    self._save(checkpoints, step, state)
+            for member in self._members:
+                member.close()
             checkpoints.wait()
             self._finish(eval_step, state.selected)
+
+    def _save(
+        self,
+        checkpoints: Checkpoints,
+        step: int,
+        state: state_lib.TrainState,
+        unfinished: Interval | None = None,
+    ) -> None:
+        description = member_lib.description(self._whole, self._members, self._described)
+        if unfinished:
+            description["selection"]["unfinished"] = unfinished.to_json()
+        checkpoints.save(step, state, description)
 
     def _member_step(self, values: Mapping[str, jax.Array]) -> steps.TrainStep:
         """The step of a member with `values` in place of the config's, which may be traced."""
         config = config_lib.with_values(self._config, values)
         described = system.build(config, self._data.splits["train"].scores)
-        return steps.make_train_step(
-            described.model,
-            self._build_optimizer(config),
-            described.objective,
-            config.training.accumulate,
-            config.augment,
-        )
-
-    def _build_optimizer(self, config: Config) -> Any:
-        return optim.build(
-            config.optimizer,
-            self._last_step,
-            frozen=system.frozen_parameters(config),
-            independent=system.independent_parameters(config),
-        )
+        return system.train_step(config, described, self._last_step)
 
     def _last_state(self, checkpoints: Checkpoints) -> state_lib.TrainState:
         if checkpoints.step is None:
@@ -247,6 +265,8 @@ class _Training:
         _check_data(self._run, recorded["schema"]["fingerprint"], self._data.schema.fingerprint)
         for member, progress in zip(self._members, recorded["selection"]["members"], strict=True):
             member.selected, member.diverged = progress["selected"], progress["diverged"]
+        if "unfinished" in recorded["selection"]:
+            self._unfinished = Interval.from_json(recorded["selection"]["unfinished"])
         abstract = state_lib.abstract(
             self._system.model, self._optimizer, self._abstract_batch(), self._population
         )
@@ -262,9 +282,10 @@ class _Training:
         )
         if not self._config.init.encoders:
             return state
+        alone = self._population.size == 1
         started = [
             system.with_pretrained_encoders(
-                jax.device_put(params, None if self._population.size == 1 else jax.devices()[0]),
+                params if alone else jax.device_put(params, jax.local_devices()[0]),
                 member.config,
                 self._data.normalization,
             )
@@ -295,14 +316,6 @@ class _Training:
                 how=self._config.data.feed,
             )
         return self._feeds[split, own]
-
-    def _averages(self, done: Sequence[Any]) -> list[dict[str, float]]:
-        """Each member's metrics of the training steps `done`, averaged."""
-        members = zip(*map(self._population.unstack, jax.device_get(done)), strict=True)
-        return [
-            {name: float(np.mean([step[name] for step in each])) for name in each[0]}
-            for each in members
-        ]
 
     def _evaluate(
         self, split: str, eval_step: steps.EvalStep, params: Any
@@ -363,13 +376,6 @@ class _Training:
             )
             if self._population.size > 1:
                 member.write_alone(params, self._described)
-
-    def _summary_writer(self, member: Member) -> Any:
-        from clu import metric_writers  # imports TensorBoard: late, and only to train
-
-        if jax.process_index():
-            return metric_writers.MultiWriter([])
-        return metric_writers.SummaryWriter(str(member.run.path))
 
 
 def _check_data(run: Workdir, recorded: str, now: str) -> None:

@@ -22,18 +22,24 @@ class Workdir:
     directory of each.
     """
 
-    def __init__(self, path: str) -> None:
-        """Opens the directory; nothing is created yet."""
+    def __init__(self, path: str, *, writes: bool = True) -> None:
+        """Opens the directory; nothing is created yet.
+
+        Args:
+          path: of the directory.
+          writes: whether this process writes its files: of several, the first one does.
+        """
         if not path:
             raise UserError("--workdir is empty: name a directory for the run's files.")
-        self.path = epath.Path(path).expanduser().absolute()
+        self.path = epath.Path(config_lib.absolute(path))
+        self._writes = writes
         self.checkpoints = self.path / "checkpoints"
         self._config = self.path / "config.json"
         self._history = self.path / "metrics.jsonl"
 
     def member(self, name: str) -> "Workdir":
         """The directory of a run that is trained together with others; "" is this one."""
-        return Workdir(str(self.path / name))
+        return Workdir(str(self.path / name), writes=self._writes)
 
     def seeds(self) -> list[str]:
         """Names of the members of a directory of several seeds; empty for a lone run's."""
@@ -45,7 +51,7 @@ class Workdir:
     def record(self, config: config_lib.Config) -> None:
         """Makes the directory that of a run of `config`, once nothing can be refused any more."""
         if not self._config.exists():
-            write_json(self._config, config_lib.to_dict(config))
+            self._write(self._config.name, _json(config_lib.to_dict(config)))
 
     def check(self, config: config_lib.Config, recorded: Mapping[str, Any] | None = None) -> None:
         """Checks that the directory is fresh, or holds a run of `config`.
@@ -76,13 +82,22 @@ class Workdir:
 
     def write_results(self, results: dict[str, Any]) -> dict[str, Any]:
         """Marks the run as finished; returns the results as `results` will read them."""
-        write_json(self.path / "results.json", results)
+        self._write("results.json", _json(results))
         plain: dict[str, Any] = _plain(results)
         return plain
 
     def write_predictions(self, split: str, rows: str) -> None:
         """Writes the CSV of what is predicted for each utterance of a split."""
-        write_text(self.path / f"predictions_{split}.csv", rows)
+        self._write(f"predictions_{split}.csv", rows)
+
+    def write_curves(self, png: bytes) -> None:
+        """Writes the picture of the learning curves."""
+        self._write("curves.png", png)
+
+    def remove_checkpoints(self) -> None:
+        """Removes all checkpoints."""
+        if self._writes:
+            self.checkpoints.rmtree(missing_ok=True)
 
     def history(self, last_step: int) -> list[dict[str, Any]]:
         """The evaluations up to `last_step`; those after it were lost and will be made again.
@@ -103,7 +118,12 @@ class Workdir:
 
     def write_history(self, lines: list[dict[str, Any]]) -> None:
         """Writes all evaluations so far."""
-        write_text(self._history, "".join(json.dumps(_plain(line)) + "\n" for line in lines))
+        content = "".join(json.dumps(_plain(line)) + "\n" for line in lines)
+        self._write(self._history.name, content)
+
+    def _write(self, name: str, content: str | bytes) -> None:
+        if self._writes:
+            write_bytes(self.path / name, content.encode() if isinstance(content, str) else content)
 
 
 def names(workdirs: Sequence[str]) -> dict[str, str]:
@@ -112,7 +132,7 @@ def names(workdirs: Sequence[str]) -> dict[str, str]:
     Raises:
       UserError: if a directory is named twice.
     """
-    paths = [epath.Path(workdir).expanduser().absolute() for workdir in workdirs]
+    paths = [epath.Path(config_lib.absolute(workdir)) for workdir in workdirs]
     for path in paths:
         if paths.count(path) > 1:
             raise UserError(f"{path} is given twice: name each --workdir once.")
@@ -140,7 +160,7 @@ def runs(workdir: str) -> list[str]:
 
 def write_json(path: epath.PathLike, value: Any) -> None:
     """Writes `value` as indented JSON; NaN and infinities, which JSON lacks, become null."""
-    write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+    write_text(path, _json(value))
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
@@ -158,6 +178,10 @@ def write_bytes(path: epath.PathLike, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
 
 
 def _read_json(path: epath.Path) -> Any:

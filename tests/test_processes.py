@@ -114,6 +114,23 @@ def test_seeds_on_devices_of_their_own_start_from_their_own_encoders(
         np.testing.assert_allclose(lone, member, rtol=1e-5, err_msg=name)
 
 
+def test_videos_on_several_devices_give_the_losses_of_one(
+    write_features: Callable[..., str], tmp_path: Path
+) -> None:
+    names = np.repeat([f"video{i}" for i in range(100)], np.arange(100) % 5 + 1)[:100]
+    path, losses = write_features(video_id=names, segment=np.arange(100)), []
+    for devices, config in ((1, "attention"), (4, "attention"), (4, "late")):
+        workdir = tmp_path / f"{config}_{devices}"
+        arguments = command(path, workdir, "--config.training.epochs=2", "--config.num_seeds=2")
+        arguments[3] = f"--config=configs/{config}.py:context"
+        arguments += ["--config.training.batch_size=4", "--config.training.eval_batch_size=4"]
+        run(arguments, devices)
+        lines = (workdir / "seed_1" / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["valid_loss"] for line in lines])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    assert np.isfinite(losses[2]).all()
+
+
 def test_wrong_commands_end_with_one_clear_line(
     write_features: Callable[..., str], tmp_path: Path
 ) -> None:

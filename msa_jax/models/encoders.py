@@ -7,11 +7,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from msa_jax import sharding
 from msa_jax.data.schema import mask_key
 from msa_jax.models.contract import Batch, Encoded
 from msa_jax.models.layers import (
     LAYER_NORM_EPSILON,
     AttentionPool,
+    Dense,
     Dropout,
     MultiHeadAttention,
     pool_last,
@@ -55,10 +57,10 @@ class EncoderLayer(nn.Module):
             return attention(x, x if keys is None else keys, mask, train)[0]
 
         def feed_forward(x: jax.Array) -> jax.Array:
-            x = nn.Dense(self.hidden, dtype=self.dtype, name="expand")(x)
+            x = Dense(self.hidden, dtype=self.dtype, name="expand")(x)
             x = nn.relu(x) if self.activation == "relu" else nn.gelu(x, approximate=False)
             x = Dropout(self.dropout)(x, deterministic=not train)
-            return nn.Dense(features, dtype=self.dtype, name="contract")(x)
+            return Dense(features, dtype=self.dtype, name="contract")(x)
 
         features, keys = x.shape[-1], source
         for name, block in (("attention_norm", attend), ("feed_forward_norm", feed_forward)):
@@ -80,6 +82,14 @@ class Encoder(nn.Module):
         convolution over time that keeps T, at whose ends, padding included, stand zeros.
       num_layers: Transformer layers; 0 leaves the first layer: for frozen embeddings, or below a
         fusion that has all the layers.
+      layers: how they are compiled. Unrolled, each anew, under its own name (`layer_0`). Scanned,
+        once, as the body of a loop, with parameters stacked [L, ...] as `layers`: the same function
+        of the same weights, for deep stacks. The train step of three encoders of 12 layers at
+        width 64 compiles in 6 s and not 31 s on two cores, but takes 0.53 s and not 0.38 s there.
+        Weights of the one do not load into the other.
+      remat: what of a layer the backward pass computes again, to save memory: nothing; what is
+        cheap, all but products with weights; or everything, so that of each layer its input alone
+        is kept, for a third more arithmetic.
       num_heads: H, a divisor of the width.
       hidden: width of the feed-forward layers.
       norm: pre (with a last norm after all layers, be it none) or post.
@@ -96,6 +106,8 @@ class Encoder(nn.Module):
     width: int = 64
     kernel: int = 1
     num_layers: int = 2
+    layers: Literal["unrolled", "scanned"] = "unrolled"
+    remat: Literal["nothing", "cheap", "everything"] = "nothing"
     num_heads: int = 8
     hidden: int = 128
     norm: Literal["pre", "post"] = "pre"
@@ -114,25 +126,54 @@ class Encoder(nn.Module):
         x = jnp.where(mask[..., None], frames, 0.0)  # 0 * NaN is NaN: attention would spread it
         x = Dropout(self.input_dropout)(x, deterministic=not train)
         if self.kernel == 1:
-            x = nn.Dense(self.width, dtype=self.dtype, name="project")(x)
+            x = Dense(self.width, dtype=self.dtype, name="project")(x)
         else:
             x = nn.Conv(self.width, (self.kernel,), dtype=self.dtype, name="project")(x)
         x = x + self._positions(frames.shape[1]).astype(self.dtype)
         x = Dropout(self.dropout)(x, deterministic=not train)
-        for layer in range(self.num_layers):
-            x = EncoderLayer(
-                num_heads=self.num_heads,
-                hidden=self.hidden,
-                norm=self.norm,
-                activation=self.activation,
-                dropout=self.dropout,
-                attention_dropout=self.attention_dropout,
-                dtype=self.dtype,
-                name=f"layer_{layer}",
-            )(x, mask, train)
+        x = self._layers(x, mask, train)
         if self.norm == "pre":
             x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(x)
         return Encoded(tokens=x, pooled=self._pool(x, mask), mask=mask)
+
+    def _layers(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
+        scanned = self.layers == "scanned"
+
+        def apply(layer: EncoderLayer, x: jax.Array) -> jax.Array:
+            return layer(x, mask, train)
+
+        def saving(layer: EncoderLayer, x: jax.Array) -> jax.Array:
+            if self.remat == "nothing":
+                return apply(layer, x)
+            products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            policy = products if self.remat == "cheap" else None
+            # What stands in a loop cannot be merged with what is outside it.
+            return nn.remat(apply, policy=policy, prevent_cse=not scanned)(layer, x)
+
+        if not scanned:
+            for layer in range(self.num_layers):
+                x = saving(self._layer(f"layer_{layer}"), x)
+        elif self.num_layers:
+            scan = nn.scan(
+                lambda layer, x, _: (saving(layer, sharding.keep_rows(x)), None),
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True},
+                length=self.num_layers,
+            )
+            x, _ = scan(self._layer("layers"), x, None)
+        return x
+
+    def _layer(self, name: str) -> EncoderLayer:
+        return EncoderLayer(
+            num_heads=self.num_heads,
+            hidden=self.hidden,
+            norm=self.norm,
+            activation=self.activation,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            dtype=self.dtype,
+            name=name,
+        )
 
     def _pool(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         if self.pooling == "attention":

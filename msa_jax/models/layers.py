@@ -1,5 +1,7 @@
 """Masked building blocks: attention, pooling, positions, a feed-forward classifier."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -53,6 +55,63 @@ def _mix(x: jax.Array) -> jax.Array:
     return x ^ (x >> 15)
 
 
+class Dense(nn.Module):
+    """`nn.Dense` or `nn.DenseGeneral` with a bias, and its backward pass written out.
+
+    The same parameters and outputs. What automatic differentiation makes of the weights' gradient
+    is, on a CPU, a product of transposed copies and a slow sum over rows: with `_affine` the step
+    of an encoder takes a quarter less time.
+
+    Attributes:
+      features: widths of the output's last axes.
+      axes: how many last axes of the input are summed over.
+      dtype: of the computation.
+    """
+
+    features: int | tuple[int, ...]
+    axes: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., *features] of `x` [..., *inputs]."""
+        inputs = x.shape[-self.axes :]
+        outputs = (self.features,) if isinstance(self.features, int) else self.features
+        wide, narrow = int(np.prod(inputs)), int(np.prod(outputs))
+
+        def init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+            return nn.initializers.lecun_normal()(key, (wide, narrow)).reshape(shape)
+
+        kernel = self.param("kernel", init, (*inputs, *outputs)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, outputs).astype(self.dtype)
+        rows = x.astype(self.dtype).reshape(-1, wide)
+        y = _affine(rows, kernel.reshape(wide, narrow), bias.reshape(narrow))
+        return y.reshape(*x.shape[: x.ndim - self.axes], *outputs)
+
+
+@jax.custom_vjp
+def _affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """[N, F] of `x` [N, D], `kernel` [D, F] and `bias` [F]."""
+    return x @ kernel + bias
+
+
+def _affine_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[jax.Array, Any]:
+    return _affine(x, kernel, bias), (x, kernel)
+
+
+def _affine_backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, kernel = saved
+    to_x = jax.lax.dot_general(gradient, kernel, (((1,), (1,)), ((), ())))
+    to_kernel = jax.lax.dot_general(x, gradient, (((0,), (0,)), ((), ())))
+    # The sum over rows, as a product: but with no factor rounded, as accelerators otherwise do.
+    ones = jnp.ones((len(gradient),), gradient.dtype)
+    to_bias = jnp.dot(ones, gradient, precision=jax.lax.Precision.HIGHEST)
+    return to_x, to_kernel, to_bias
+
+
+_affine.defvjp(_affine_forward, _affine_backward)
+
+
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention that returns its weights and stands a fully masked row.
 
@@ -89,7 +148,7 @@ class MultiHeadAttention(nn.Module):
         shape = (self.num_heads, width // self.num_heads)
 
         def project(name: str, x: jax.Array) -> jax.Array:
-            return nn.DenseGeneral(shape, dtype=self.dtype, name=name)(x)
+            return Dense(shape, dtype=self.dtype, name=name)(x)
 
         query, key, value = project("query", queries), project("key", keys), project("value", keys)
         scores = jnp.einsum("bqhd,bshd->bhqs", query, key, preferred_element_type=jnp.float32)
@@ -97,7 +156,7 @@ class MultiHeadAttention(nn.Module):
         weights = masked_softmax(scores / np.sqrt(shape[1]), mask)
         kept = Dropout(self.dropout)(weights, deterministic=not train).astype(self.dtype)
         attended = jnp.einsum("bhqs,bshd->bqhd", kept, value)
-        out = nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, name="out")(attended)
+        out = Dense(width, axes=2, dtype=self.dtype, name="out")(attended)
         return out, weights
 
 
@@ -120,9 +179,9 @@ class Classifier(nn.Module):
         """Logits [B, K] float32 of `features` [B, F]."""
         for layer, width in enumerate(self.hidden):
             features = Dropout(self.dropout)(features, deterministic=not train)
-            features = nn.relu(nn.Dense(width, dtype=self.dtype, name=f"hidden_{layer}")(features))
+            features = nn.relu(Dense(width, dtype=self.dtype, name=f"hidden_{layer}")(features))
         features = Dropout(self.dropout)(features, deterministic=not train)
-        return nn.Dense(self.num_outputs, dtype=jnp.float32, name="logits")(features)
+        return Dense(self.num_outputs, dtype=jnp.float32, name="logits")(features)
 
 
 class AttentionPool(nn.Module):
@@ -137,7 +196,7 @@ class AttentionPool(nn.Module):
     @nn.compact
     def __call__(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
         """[B, D] of `tokens` [B, T, D] where `mask` [B, T] is true, else zeros."""
-        hidden = jnp.tanh(nn.Dense(tokens.shape[-1], dtype=self.dtype, name="hidden")(tokens))
+        hidden = jnp.tanh(Dense(tokens.shape[-1], dtype=self.dtype, name="hidden")(tokens))
         scores = nn.Dense(1, use_bias=False, dtype=self.dtype, name="score")(hidden)[..., 0]
         weights = masked_softmax(scores, mask)
         kept = jnp.where(mask[..., None], tokens.astype(jnp.float32), 0.0)
