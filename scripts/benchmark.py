@@ -10,6 +10,13 @@ python scripts/benchmark.py alignment [--fraction=0.1]
   reading .csd files of CMU-MOSEI's shape, in a process of its own
 python scripts/benchmark.py population [--config=configs/attention.py:quick] [--seeds=10]
   many seeds in one program beside as many runs one after the other
+python scripts/benchmark.py train [--config=FILE.py ...] [--sizes=64x2 128x4] [--against=torch]
+  whole training steps on utterances as long as CMU-MOSEI's, one seed and several at once, beside
+  the paper's model in PyTorch as its users run it
+python scripts/benchmark.py cost [--config=FILE.py]
+  how a step's time and its operations grow with examples, frames, width and layers
+python scripts/benchmark.py startup [--config=configs/attention.py:quick]
+  seconds from the command to its first training step
 
 Each takes --out=FILE.json.
 """
@@ -17,6 +24,7 @@ Each takes --out=FILE.json.
 import argparse
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +42,32 @@ def main() -> None:
         command.add_argument("--config", default="configs/attention.py", help="FILE.py[:variant]")
         command.add_argument("--data_dir", default="", help="where prepared datasets live")
         command.add_argument("--size", default=size, help="of the synthetic dataset")
-    commands.choices["input"].add_argument("--batches", type=int, default=200)
+    commands.choices["input"].add_argument("--batches", type=_positive, default=200)
     alignment = commands.add_parser("alignment")
     alignment.add_argument("--fraction", type=float, default=0.1, help="of CMU-MOSEI's videos")
     alignment.add_argument("--directory", help="for the generated files, up to 6 GB")
     population = commands.add_parser("population")
     population.add_argument("--config", default="configs/attention.py:quick")
-    population.add_argument("--seeds", type=int, default=10)
-    population.add_argument("--repeats", type=int, default=2)
+    population.add_argument("--seeds", type=_positive, default=10)
+    population.add_argument("--repeats", type=_positive, default=2)
+    train = commands.add_parser("train")
+    train.add_argument("--config", nargs="+", default=["configs/attention.py"])
+    train.add_argument(
+        "--sizes", nargs="+", type=_size, default=[None], help="of encoders: WIDTHxLAYERS"
+    )
+    train.add_argument("--batch_size", type=_positive, help="instead of the configs'")
+    train.add_argument("--seeds", type=_positive, default=8, help="trained at once, beside one")
+    train.add_argument("--against", choices=["torch"], help="measure it beside")
+    train.add_argument("--device", default="cpu", help="that PyTorch takes")
+    train.add_argument("--labels", help="CSV file of segments (start, end) for their lengths")
+    train.add_argument("--batches", type=_positive, default=60)
+    train.add_argument("--repeats", type=_positive, default=5)
+    cost = commands.add_parser("cost")
+    cost.add_argument("--config", default="configs/attention.py")
+    cost.add_argument("--repeats", type=_positive, default=5)
+    startup = commands.add_parser("startup")
+    startup.add_argument("--config", default="configs/attention.py:quick")
+    startup.add_argument("--repeats", type=_positive, default=5)
     for command in commands.choices.values():
         command.add_argument("--out", help="JSON file for the figures")
     args = parser.parse_args()
@@ -49,7 +75,9 @@ def main() -> None:
         found = _measure(args)
     except UserError as error:
         sys.exit(f"error: {error}")
-    _show(found)
+    from msa_jax.report import table
+
+    print("\n".join(table.figures(found)))
     if args.out:
         from msa_jax import workdir
 
@@ -65,6 +93,16 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         from msa_jax.benchmarks import population
 
         return population.measure(args.config, args.seeds, args.repeats)
+    if args.what == "train":
+        return _measure_training(args)
+    if args.what == "cost":
+        from msa_jax.benchmarks import cost
+
+        return cost.measure(_load(args.config), args.repeats)
+    if args.what == "startup":
+        from msa_jax.benchmarks import startup
+
+        return startup.measure(args.config, args.repeats)
     from msa_jax.benchmarks import input as input_benchmark
 
     config = _load(args.config)
@@ -74,15 +112,52 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     return input_benchmark.measure(config, batches=args.batches)
 
 
-def _show(found: dict[str, Any], indent: str = "") -> None:
-    for name, value in found.items():
-        if isinstance(value, dict):
-            print(f"{indent}{name}")
-            _show(value, indent + "  ")
-        elif isinstance(value, float):
-            print(f"{indent}{name:32s} {value:12,.{0 if value > 1000 else 2}f}")
-        else:
-            print(f"{indent}{name:32s} {value}")
+def _measure_training(args: argparse.Namespace) -> dict[str, Any]:
+    from msa_jax.benchmarks import train
+
+    found: dict[str, Any] = {}
+    for name in args.config:
+        for size in args.sizes:
+            config = _load(name)
+            if size:
+                width, layers = size
+                config.model.encoder.update(width=width, hidden=2 * width, num_layers=layers)
+            config.training.batch_size = args.batch_size or config.training.batch_size
+            lengths = train.mosei_lengths(
+                Path(args.labels) if args.labels else None,
+                args.batches * config.training.batch_size,
+                config.data.max_length,
+            )
+            alone = train.Contender(config=config, lengths=lengths, batches=args.batches)
+            contenders = {"one seed": alone}
+            if args.seeds > 1:
+                contenders[f"{args.seeds} seeds"] = replace(alone, seeds=args.seeds)
+            if args.against:
+                twin = replace(alone, framework="torch", device=args.device)
+                contenders |= {
+                    "padded": replace(alone, padded=True),
+                    "torch": twin,
+                    "torch.compile": replace(twin, compiled=True),
+                }
+            key = f"{name} {width}x{layers}" if size else name
+            found[key] = train.measure(contenders, args.repeats)
+            if len(contenders) > 1:
+                base = args.against or "one seed"
+                found[key]["ratios"] = train.ratios(found[key], base)
+    return found
+
+
+def _positive(text: str) -> int:
+    """A number of things; a ValueError becomes argparse's line."""
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Width and layers of `64x2`; a ValueError becomes argparse's line."""
+    width, layers = map(int, text.split("x"))
+    return width, layers
 
 
 def _load(name: str) -> Any:

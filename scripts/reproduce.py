@@ -17,7 +17,11 @@ from msa_jax import command
 command.find_configs()
 _COMMON = command.define_config(importlib.import_module("configs.common").get_config())
 _SEEDS = flags.DEFINE_integer("seeds", 10, "Runs of each system.", lower_bound=1)
-_QUICK = flags.DEFINE_boolean("quick", False, "Small model, few epochs: the variant :quick.")
+_QUICK = flags.DEFINE_boolean(
+    "quick",
+    False,
+    "The variant :quick; pre-trained systems for half the epochs; no control of DAF.",
+)
 _VARIANT = flags.DEFINE_string("variant", "", "Of every config, such as mosi for small data.")
 
 
@@ -36,7 +40,11 @@ def main() -> None:
 
     directory = command.WORKDIR.value
     systems = reproduce.systems(
-        load, tuple(_COMMON.value.data.modalities), command.overrides(), directory
+        load,
+        tuple(_COMMON.value.data.modalities),
+        command.overrides(),
+        directory,
+        brief=_QUICK.value,
     )
     report = reproduce.reproduce(systems, directory, print)
     histories = {

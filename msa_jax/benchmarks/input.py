@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from msa_jax import config as config_lib
-from msa_jax import optim, sharding, steps, system
+from msa_jax import sharding, steps, system
 from msa_jax import state as state_lib
 from msa_jax.benchmarks.memory import peak_memory_gb
 from msa_jax.data import dataset, feed, order, pipeline
@@ -168,13 +168,14 @@ def measure_stream(config: Any) -> dict[str, Any]:
 def _train_step(
     config: config_lib.Config, described: system.System, data: dataset.Dataset, mesh: Any
 ) -> tuple[steps.TrainStep, state_lib.TrainState]:
-    optimizer = optim.build(config.optimizer, 1000)
+    total_steps = 1000
     batch = system.abstract_batch(
         data.schema, config.training.batch_size, of_videos=config_lib.of_videos(config)
     )
     alone = Population(1, mesh)
+    optimizer = system.optimizer(config, total_steps)
     state = state_lib.create(described.model, optimizer, batch, [config.seed], alone)
-    step = steps.make_train_step(described.model, optimizer, described.objective)
+    step = system.train_step(config, described, total_steps)
     return steps.jit_train_step(lambda _: step, state, {}, alone), state
 
 

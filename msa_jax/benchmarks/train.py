@@ -1,0 +1,283 @@
+"""Examples a second of whole training steps, here and in PyTorch, and where a step's time goes.
+
+Each contender lives in a process of its own, which waits while another is measured: so memory is
+its own, and no threads of one framework disturb the other.
+"""
+
+import dataclasses
+import multiprocessing
+import statistics
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from msa_jax import config as config_lib
+from msa_jax.benchmarks import corpus
+from msa_jax.benchmarks.memory import peak_memory_gb
+from msa_jax.errors import UserError
+
+_SIDE = 1024  # of the square matrices whose product gives a machine's peak
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contender:
+    """What is measured.
+
+    Attributes:
+      config: as a mapping.
+      lengths: [N] frames of an utterance, the same of each modality.
+      batches: of a measurement.
+      framework: jax or torch.
+      seeds: that are trained at once.
+      padded: every utterance to `max_length`, as PyTorch's users do.
+      compiled: through `torch.compile`.
+      device: that PyTorch takes.
+    """
+
+    config: Any
+    lengths: np.ndarray
+    batches: int
+    framework: str = "jax"
+    seeds: int = 1
+    padded: bool = False
+    compiled: bool = False
+    device: str = "cpu"
+
+
+class Runner(Protocol):
+    """A contender that is ready to run."""
+
+    flops: float
+    peak: float
+
+    def run(self) -> None:
+        """Trains on all batches once, and waits for the end."""
+
+
+def measure(contenders: Mapping[str, Contender], repeats: int) -> dict[str, dict[str, Any]]:
+    """Each contender's speed, measured in turns.
+
+    Args:
+      contenders: by name.
+      repeats: of each measurement, to and fro; the first round is not counted.
+
+    Returns:
+      `{name: figures}`: `examples_per_second` (of all seeds together; median), `lowest` and
+      `highest` of it, `step_ms`, `gflops_per_second`, `peak_gflops_per_second` (of a product of
+      matrices in the same process), `utilisation` and `peak_memory_gb`. What needs a
+      compiler's count of operations is None for PyTorch.
+
+    Raises:
+      UserError: if a contender cannot be built.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        pipes: dict[str, Any] = {}
+        for name, contender in contenders.items():
+            here, there = context.Pipe()
+            own = Path(folder) / str(len(pipes))
+            own.mkdir()
+            arguments = (there, contender, own)
+            process = context.Process(target=_serve, args=arguments, daemon=True)
+            process.start()
+            stack.callback(process.kill)
+            pipes[name] = here
+            _ask(here, name)  # one after the other: each compiles alone
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
+        for repeat in range(repeats + 1):
+            for name in sorted(contenders, key=list(contenders).index, reverse=bool(repeat % 2)):
+                taken = _ask(pipes[name], name, "run")
+                if repeat:
+                    seconds[name].append(taken)
+        found = {}
+        for name, contender in contenders.items():
+            described = _ask(pipes[name], name, "describe")
+            config = config_lib.resolve(contender.config)
+            examples = contender.batches * config.training.batch_size * contender.seeds
+            median = statistics.median(seconds[name])
+            found[name] = {
+                "examples_per_second": examples / median,
+                "lowest": examples / max(seconds[name]),
+                "highest": examples / min(seconds[name]),
+                "step_ms": 1e3 * median / contender.batches,
+                **_utilisation(described, median),
+                "peak_memory_gb": described["memory"],
+            }
+    return found
+
+
+def _utilisation(described: Mapping[str, float], seconds: float) -> dict[str, float | None]:
+    rate = described["flops"] / seconds / 1e9 if described["flops"] else None
+    return {
+        "gflops_per_second": rate,
+        "peak_gflops_per_second": described["peak"] / 1e9,
+        "utilisation": rate and rate / described["peak"] * 1e9,
+    }
+
+
+def _ask(pipe: Any, name: str, what: str = "") -> Any:
+    try:
+        if what:
+            pipe.send(what)
+        error, value = pipe.recv()
+    except (EOFError, OSError):
+        raise UserError(f"{name}: its process ended.") from None
+    if error:
+        raise UserError(f"{name}: {error}")
+    return value
+
+
+def _serve(pipe: Any, contender: Contender, folder: Path) -> None:
+    """A contender's process: builds, then runs as often as it is asked to."""
+    try:
+        build = {"jax": _build_jax, "torch": _build_torch}[contender.framework]
+        runner = build(contender, folder)
+        runner.run()
+        pipe.send(("", None))
+        while True:
+            if pipe.recv() == "describe":
+                told = {"flops": runner.flops, "peak": runner.peak, "memory": peak_memory_gb()}
+                pipe.send(("", told))
+                continue
+            start = time.perf_counter()
+            runner.run()
+            pipe.send(("", time.perf_counter() - start))
+    except UserError as error:
+        pipe.send((str(error), None))
+    except Exception:
+        pipe.send((traceback.format_exc(), None))
+
+
+@dataclasses.dataclass
+class _Ready:
+    flops: float
+    peak: float
+    run: Callable[[], None]
+
+
+def _build_jax(contender: Contender, folder: Path) -> Runner:
+    import jax
+
+    from msa_jax import sharding, steps, system
+    from msa_jax import state as state_lib
+    from msa_jax.data import buckets, feed, order
+    from msa_jax.population import Population
+
+    config, batches = config_lib.resolve(contender.config), contender.batches
+    sharding.spread_over_cores(contender.seeds)
+    mesh = sharding.build_mesh(config.mesh, contender.seeds)
+    population = Population(contender.seeds, mesh)
+    split, schema = corpus.split(contender.lengths, config, folder)
+    units = split.units(of_videos=config_lib.of_videos(config))
+    count = 1 if contender.padded else config.data.buckets
+    held = buckets.fit(units, count, of_videos=config_lib.of_videos(config))
+    if contender.padded:
+        held = held.reaching(dict.fromkeys(config.data.modalities, config.data.max_length))
+    seeds = range(config.seed, config.seed + contender.seeds)
+    orders = [order.TrainOrder(units, held, config.training.batch_size, seed) for seed in seeds]
+    plan = order.SideBySide(orders) if contender.seeds > 1 else orders[0]
+    described = system.build(config, split.scores)
+    optimizer = system.optimizer(config, batches)
+    batch = system.abstract_batch(
+        schema, config.training.batch_size, of_videos=config_lib.of_videos(config)
+    )
+    with jax.set_mesh(mesh):
+        state = state_lib.create(described.model, optimizer, batch, list(seeds), population)
+        made = system.train_step(config, described, batches)
+        step = steps.jit_train_step(lambda _: made, state, {}, population)
+        place = population.places(sharding.over_data(mesh))
+        source = feed.build(split, described.task, held, place, how="resident")
+        shapes = [plan(index).bucket for index in range(batches)]
+        examples = {bucket: next(source(plan, at, at + 1)) for at, bucket in enumerate(shapes)}
+        # Compiled once, ahead: to count the operations, and to run.
+        programs = {
+            bucket: step.lower(state, example).compile()  # type: ignore[attr-defined]
+            for bucket, example in examples.items()
+        }
+
+    def run() -> None:
+        nonlocal state
+        with jax.set_mesh(mesh):
+            for bucket, batch in zip(shapes, source(plan, 0, batches), strict=True):
+                state, metrics = programs[bucket](state, batch)
+            jax.block_until_ready(metrics)
+
+    costs = {bucket: program.cost_analysis()["flops"] for bucket, program in programs.items()}
+    # Members of a population on a CPU are a loop, whose body XLA counts once.
+    looped = contender.seeds // mesh.shape["seed"] if jax.default_backend() == "cpu" else 1
+    flops = looped * mesh.size * sum(costs[bucket] for bucket in shapes)
+    return _Ready(flops, _matmul_peak_jax(), run)
+
+
+def _build_torch(contender: Contender, folder: Path) -> Runner:
+    import torch
+
+    from msa_jax.benchmarks import twin
+
+    config, batches = config_lib.resolve(contender.config), contender.batches
+    device = contender.device
+    channels = {m: corpus.CHANNELS[m] for m in config.data.modalities}
+    trainer = twin.Trainer(config, channels, device, compiled=contender.compiled)
+    size, longest = config.training.batch_size, config.data.max_length
+    count = batches * size
+    rng = np.random.default_rng(0)
+    frames = {}
+    for m, width in channels.items():
+        padded = np.zeros((count, longest, width), np.float32)
+        for row, length in enumerate(np.resize(contender.lengths, count)):
+            padded[row, :length] = rng.standard_normal((length, width), np.float32)
+        frames[m] = torch.from_numpy(padded).to(device)
+    labels = torch.from_numpy(rng.integers(0, 3, count)).to(device)
+
+    def run() -> None:
+        order = torch.randperm(count, device=device)
+        for index in range(batches):
+            rows = order[index * size : (index + 1) * size]
+            loss = trainer.step({m: each[rows] for m, each in frames.items()}, labels[rows])
+        loss.item()
+
+    return _Ready(0.0, _matmul_peak_torch(device), run)
+
+
+def _matmul_peak_jax() -> float:
+    import jax
+    import jax.numpy as jnp
+
+    x = jnp.ones((_SIDE, _SIDE))
+    product = jax.jit(jnp.matmul)
+    return _rate(lambda: jax.block_until_ready(product(x, x)))
+
+
+def _matmul_peak_torch(device: str) -> float:
+    import torch
+
+    x = torch.ones(_SIDE, _SIDE, device=device)
+    return _rate(lambda: (x @ x)[0, 0].item())
+
+
+def _rate(product: Callable[[], Any], repeats: int = 20) -> float:
+    """FLOP/s of the fastest of some products."""
+    product()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        product()
+        times.append(time.perf_counter() - start)
+    return 2 * _SIDE**3 / min(times)
+
+
+def mosei_lengths(labels: Path | None, count: int, max_length: int) -> np.ndarray:
+    """[count] frames of utterances as long as CMU-MOSEI's, cut at `max_length`; see `corpus`."""
+    return np.resize(corpus.lengths(labels), count).clip(1, max_length)
+
+
+def ratios(found: Mapping[str, Mapping[str, Any]], base: str) -> dict[str, float]:
+    """Each contender's examples a second over those of `base`."""
+    rates: Sequence[tuple[str, float]] = [(k, v["examples_per_second"]) for k, v in found.items()]
+    return {f"{name} to {base}": rate / dict(rates)[base] for name, rate in rates if name != base}
