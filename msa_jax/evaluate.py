@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from msa_jax import config as config_lib
-from msa_jax import metrics, sharding, statistics, steps, system
+from msa_jax import metrics, processes, sharding, statistics, steps, system
 from msa_jax.checkpoints import Checkpoints
 from msa_jax.data import buckets, builders, feed, order, store
 from msa_jax.data.normalization import Normalization
@@ -49,8 +49,9 @@ class Evaluation:
         trivial `baselines`, and the mean weight of each modality where the model weighs them.
         """
         scores, outputs = self.split.scores, np.asarray(self.predictions.outputs)
+        of_rows = metrics.by_rows(self.task, scores, outputs)
         intervals = statistics.bootstrap(
-            lambda _, rows: metrics.of_outputs(self.task, scores[rows], outputs[rows]),
+            lambda _, rows: of_rows(rows),
             np.asarray(self.split.video_ids),
         )
         weights = {m: float(np.mean(w)) for m, w in self.predictions.weights.items()}
@@ -92,7 +93,7 @@ def predict(
         result[rows[real]] = joined[real]
         return result
 
-    members = zip(*map(population.unstack, jax.device_get(done)), strict=True)
+    members = zip(*map(population.unstack, processes.fetch(done)), strict=True)
     return [jax.tree.map(in_order, *parts) for parts in members]
 
 

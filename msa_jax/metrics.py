@@ -8,7 +8,7 @@ Legend: N examples, K classes. All rates are fractions in [0, 1]. How sure they 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -166,9 +166,15 @@ def of_outputs(task: Task, scores: np.ndarray, outputs: np.ndarray) -> Metrics:
       scores: [N] true scores.
       outputs: [N, K] class probabilities; for regression [N, 1] predicted scores.
     """
+    return by_rows(task, scores, outputs)(np.arange(len(scores)))
+
+
+def by_rows(task: Task, scores: np.ndarray, outputs: np.ndarray) -> Callable[[np.ndarray], Metrics]:
+    """The metrics of any rows of `scores` and `outputs`, for resampling: classes are found once."""
     if task.is_regression:
-        return regression(scores, outputs[:, 0])
-    return classification(task.labels(scores), outputs.argmax(axis=-1))
+        return lambda rows: regression(scores[rows], outputs[rows, 0])
+    labels, predictions = task.labels(scores), outputs.argmax(axis=-1)
+    return lambda rows: classification(labels[rows], predictions[rows])
 
 
 def is_better(name: str, value: float, best: float) -> bool:

@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from scipy import special
 
 from msa_jax.metrics import Metrics
 
@@ -198,7 +197,7 @@ def compare(
     error = np.sqrt(variance)
     degrees = variance**2 / float((parts**2 / freedom).sum())
     half = _t_quantile(level, degrees) * error
-    p_value = 2 * special.stdtr(degrees, -abs(difference) / error)
+    p_value = 2 * _t_tail(float(abs(difference) / error), degrees)
     return Comparison(
         difference=difference,
         low=float(difference - half),
@@ -259,4 +258,13 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 def _t_quantile(level: float, degrees: float) -> float:
     """How many standard errors an interval reaches to either side."""
+    from scipy import special  # slow to import, and needed only at the end
+
     return float(special.stdtrit(degrees, (1 + level) / 2))
+
+
+def _t_tail(errors: float, degrees: float) -> float:
+    """How likely it is to be more than so many standard errors above the mean."""
+    from scipy import special
+
+    return float(special.stdtr(degrees, -errors))

@@ -50,9 +50,9 @@ def of_seeds(members: Mapping[str, Member]) -> dict[str, Any]:
 
 def spread(task: Task, seeds: Sequence[PredictionTable]) -> dict[str, dict[str, float]]:
     """`{metric: {mean, std, best, low, high, seeds_low, seeds_high}}` of one system's seeds."""
-    scores = seeds[0].scores
+    of_rows = [metrics.by_rows(task, seeds[0].scores, each.outputs) for each in seeds]
     intervals = statistics.bootstrap(
-        lambda seed, rows: metrics.of_outputs(task, scores[rows], seeds[seed].outputs[rows]),
+        lambda seed, rows: of_rows[seed](rows),
         np.asarray(seeds[0].video_ids),
         num_seeds=len(seeds),
     )

@@ -95,7 +95,7 @@ def sweep(config: Any, workdir: str, trials: Sequence[Trial]) -> dict[str, Any]:
     sign = 1 if selection in metrics.LOWER_IS_BETTER else -1
     ranked.sort(key=lambda each: math.inf if each["mean"] is None else sign * each["mean"])
     results = run.write_results({"selection": f"valid {selection}", "trials": ranked})
-    run.checkpoints.rmtree(missing_ok=True)
+    run.remove_checkpoints()
     return results
 
 

@@ -11,11 +11,11 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "msa_jax").rglob("*.py"))
 # Who may import whom, lowest first: a module may import its own layer and those below.
 LAYERS = [
-    ("errors", "fields", "config", "tasks", "command"),
+    ("errors", "fields", "config", "tasks", "command", "processes"),
     ("data.schema", "augment", "losses", "optim", "metrics", "sharding", "statistics", "workdir"),
     ("predictions", "environment"),
     ("models", "data", "conditions"),
-    ("population", "state", "steps", "checkpoints"),
+    ("population", "interval", "state", "steps", "checkpoints"),
     ("system", "report"),
     ("evaluate",),
     ("member", "summary"),
@@ -95,6 +95,27 @@ def test_help_needs_no_heavy_import() -> None:
     shown = subprocess.run(command, cwd=ROOT, timeout=60, capture_output=True, text=True)
     assert "--workdir" in shown.stdout
     assert "--config" in shown.stdout
+
+
+def test_nothing_before_the_first_evaluation_needs_tensorflow(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from msa_jax import train\n"
+        "from msa_jax.errors import PreemptedError\n"
+        "from tests.conftest import tiny_config\n"
+        "config = tiny_config('attention', '', **{'data.size': 'quick', 'data.feed': 'resident'})\n"
+        "steps = iter(range(3))\n"
+        "try:\n"
+        "    train.train_and_evaluate(config, sys.argv[1], lambda: next(steps, None) is None)\n"
+        "except PreemptedError:\n"
+        "    heavy = {'tensorflow', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "    sys.exit(f'imported {heavy}' if heavy else 0)\n"
+        "sys.exit('was not stopped')\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    for _ in range(2):  # the first may have to prepare the data, for which TFDS takes TensorFlow
+        done = subprocess.run(command, cwd=ROOT, timeout=300, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,16 @@ def test_differences_name_fields_but_not_places() -> None:
     assert differences(old, old) == []
 
 
+def test_a_field_that_came_later_had_its_default() -> None:
+    old = {"name": "early", "encoder": {"width": 8}}
+    new = {**old, "encoder": {"width": 8, "layers": "unrolled", "remat": "cheap"}}
+    new["context"] = {"kind": "none", "width": 64}
+    assert differences(resolve({"model": old}), resolve({"model": new})) == []
+    new["encoder"] |= {"layers": "scanned"}
+    (line,) = differences(resolve({"model": old}), resolve({"model": new}))
+    assert line == "config.model.encoder.layers: 'unrolled' there, 'scanned' now"
+
+
 def test_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/someone")

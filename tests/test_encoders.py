@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -115,6 +116,90 @@ def test_the_convolution_is_torchs_and_padding_does_not_leak() -> None:
     for row, expected in zip(tokens, alone, strict=True):
         found = row[: expected.shape[-1]]
         np.testing.assert_allclose(found, expected[0].numpy().T, atol=1e-5, rtol=1e-5)
+
+
+def _unrolled_and_stacked(**fields: Any) -> tuple[Encoder, Any, Any]:
+    """An encoder of three unrolled layers, its parameters, and these with the layers stacked."""
+    encoder = Encoder(width=D, num_layers=3, num_heads=H, hidden=F, **fields)
+    params = encoder.init(jax.random.key(0), jnp.zeros((1, T, C)), jnp.ones((1, T), bool), False)
+    rng = np.random.default_rng(0)  # biases and norms away from 0 and 1, to be seen
+    params = jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape), params["params"])
+    layers = [params[f"layer_{i}"] for i in range(3)]
+    stacked = {name: tree for name, tree in params.items() if not name.startswith("layer_")}
+    return encoder, params, {**stacked, "layers": jax.tree.map(lambda *x: jnp.stack(x), *layers)}
+
+
+def _gradient(encoder: Encoder, params: Any, train: bool) -> tuple[Any, Any]:
+    """Tokens and pooled vector, and the gradient of a sum over them to frames and parameters."""
+    rng = np.random.default_rng(1)
+    frames = rng.standard_normal((B, T, C)).astype(np.float32)
+    mask = np.arange(T) < np.array([9, 4, 0, 7, 2])[:, None]
+    keep = rng.standard_normal((B, D)).astype(np.float32)
+
+    def loss(params: Any, frames: jax.Array) -> tuple[jax.Array, Any]:
+        rngs = {"dropout": jax.random.key(2)}
+        found = encoder.apply({"params": params}, frames, mask, train, rngs=rngs)
+        return jnp.sum(found.pooled * keep) + jnp.sum(found.tokens[:, 0] * keep), found
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+    (to_params, to_frames), found = gradient(params, frames)
+    return found, (to_params, to_frames)
+
+
+def _assert_close(found: Any, expected: Any) -> None:
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), found, expected
+    )
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("remat", ["nothing", "cheap", "everything"])
+def test_scanned_layers_are_the_same_function_of_the_same_weights(norm: str, remat: str) -> None:
+    encoder, params, stacked = _unrolled_and_stacked(norm=norm)
+    expected, (to_params, to_frames) = _gradient(encoder, params, train=False)
+    scanned = encoder.clone(layers="scanned", remat=remat)
+    shapes = jax.eval_shape(
+        lambda: scanned.init(jax.random.key(0), jnp.zeros((1, T, C)), jnp.ones((1, T), bool), False)
+    )
+    assert jax.tree.map(np.shape, stacked) == jax.tree.map(lambda x: x.shape, shapes["params"])
+    found, (to_stacked, to_same) = _gradient(scanned, stacked, train=False)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
+    _assert_close(to_same, to_frames)
+    for i in range(3):
+        _assert_close(
+            jax.tree.map(lambda x, i=i: x[i], to_stacked["layers"]), to_params[f"layer_{i}"]
+        )
+    _assert_close(to_stacked["project"], to_params["project"])
+
+
+@pytest.mark.parametrize("layers", ["unrolled", "scanned"])
+@pytest.mark.parametrize("remat", ["cheap", "everything"])
+def test_what_is_computed_again_drops_the_same(layers: str, remat: str) -> None:
+    dropout = {"dropout": 0.3, "attention_dropout": 0.2, "input_dropout": 0.1}
+    encoder, params, stacked = _unrolled_and_stacked(**dropout)
+    encoder = encoder.clone(layers=layers)
+    params = stacked if layers == "scanned" else params
+    _assert_close(
+        _gradient(encoder.clone(remat=remat), params, train=True),
+        _gradient(encoder, params, train=True),
+    )
+
+
+def test_each_scanned_layer_draws_its_own() -> None:
+    encoder = Encoder(num_layers=3, layers="scanned", positions="none", dropout=0.5)
+    arguments = (jnp.ones((4, T, C)), jnp.ones((4, T), bool))
+    params = encoder.init(jax.random.key(0), *arguments, False)["params"]
+    kernels = params["layers"]["expand"]["kernel"]
+    np.testing.assert_allclose(kernels.std(axis=(1, 2)), 1 / np.sqrt(64), rtol=0.05)
+    assert not np.allclose(kernels[0], kernels[1])
+    # Layers that add a 1, or nothing where it is dropped: then a feature of the first embedding,
+    # which is 0, ends as a count of the layers that kept it, 0 to 3.
+    params = jax.tree.map(jnp.zeros_like, params)
+    params["layers"]["contract"]["bias"] += 1.0
+    params["norm"]["scale"] += 1.0
+    rngs = {"dropout": jax.random.key(0)}
+    tokens = encoder.apply({"params": params}, *arguments, True, rngs=rngs).tokens
+    assert {len(np.unique(row.round(3))) for row in np.asarray(tokens[:, 0])} == {4}
 
 
 def test_positions_follow_the_formula() -> None:

@@ -25,11 +25,11 @@ def train_order(loaded: dataset.Dataset, seed: int = 0) -> order.TrainOrder:
 
 
 def batches(
-    loaded: dataset.Dataset, plan: order.Order, first: int, last: int, **process: int
+    loaded: dataset.Dataset, plan: order.Order, first: int, last: int, **share: Any
 ) -> list[dict[str, np.ndarray]]:
     train = loaded.splits["train"]
     found: Iterator[dict[str, np.ndarray]] = pipeline.batches(
-        train, TASK, plan, loaded.buckets["train"], first=first, last=last, **process
+        train, TASK, plan, loaded.buckets["train"], first=first, last=last, **share
     )
     return list(found)
 
@@ -77,7 +77,9 @@ def test_steps_do_not_depend_on_where_reading_began(loaded: dataset.Dataset) -> 
 
 def test_processes_share_the_same_global_batches(loaded: dataset.Dataset) -> None:
     plan = train_order(loaded)
-    parts = [batches(loaded, plan, 0, 5, process_index=i, process_count=4) for i in range(4)]
+    parts = [
+        batches(loaded, plan, 0, 5, share=lambda rows, i=i: np.split(rows, 4)[i]) for i in range(4)
+    ]
     for step, batch in enumerate(batches(loaded, plan, 0, 5)):
         joined = {name: np.concatenate([part[step][name] for part in parts]) for name in batch}
         assert_same(batch, joined)

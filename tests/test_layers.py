@@ -1,12 +1,16 @@
-"""Dropout and the random numbers below it."""
+"""Dropout and the random numbers below it; dense layers."""
 
+import functools
+from typing import Any
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
 
-from msa_jax.models.layers import Dropout, hash_bits
+from msa_jax.models.layers import Dense, Dropout, hash_bits
 
 
 def _bits(seed: int, count: int = 1 << 14) -> np.ndarray:
@@ -70,3 +74,38 @@ def test_each_key_under_vmap_draws_as_alone() -> None:
     together = jax.vmap(lambda key: hash_bits(key, (7, 5)))(keys)
     for key, found in zip(keys, together, strict=True):
         np.testing.assert_array_equal(found, hash_bits(key, (7, 5)))
+
+
+@pytest.mark.parametrize(
+    ("features", "axes", "shape"), [(7, 1, (3, 4, 6)), ((2, 5), 1, (3, 4, 6)), (7, 2, (3, 4, 2, 6))]
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_dense_layers_are_flaxs_and_so_are_their_gradients(
+    features: int | tuple[int, ...], axes: int, shape: tuple[int, ...], dtype: jnp.dtype
+) -> None:
+    x = jax.random.normal(jax.random.key(0), shape)
+    mine = Dense(features, axes=axes, dtype=dtype)
+    theirs = nn.DenseGeneral(features, axis=tuple(range(-axes, 0)), dtype=dtype)
+    params = theirs.init(jax.random.key(1), x)
+    for ours, flaxs in zip(
+        jax.tree.leaves(mine.init(jax.random.key(1), x)), jax.tree.leaves(params), strict=True
+    ):
+        np.testing.assert_array_equal(ours, flaxs)
+
+    def loss(layer: nn.Module, params: Any, x: jax.Array) -> jax.Array:
+        return jnp.sin(layer.apply(params, x).astype(jnp.float32)).sum()
+
+    tolerance = 1e-5 if dtype == jnp.float32 else 3e-2
+    many = jnp.stack([x, 2 * x])
+    for layer_input, spread in ((x, lambda f: f), (many, lambda f: jax.vmap(f, (None, 0)))):
+        ours, flaxs = (
+            spread(jax.value_and_grad(functools.partial(loss, layer), argnums=(0, 1)))(
+                params, layer_input
+            )
+            for layer in (mine, theirs)
+        )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance),
+            ours,
+            flaxs,
+        )

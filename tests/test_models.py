@@ -1,5 +1,6 @@
 """Facts every model must keep, by one parametrised suite."""
 
+import functools
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "name": "early",
         "encoder": {"num_layers": 0, "pooling": "attention", "positions": "none"},
     },
+    "early-scanned": {"name": "early", "encoder": {"layers": "scanned", "remat": "everything"}},
     "attention": {"name": "attention", "num_heads": 2},
     "daf": {"name": "daf", "width": 6},
     "daf-uniform": {"name": "daf", "gate": "uniform", "activation": "linear"},
@@ -72,19 +74,26 @@ def system(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@functools.cache
+def made(system: str, **options: Any) -> tuple[Any, Any]:
+    """The model and fresh variables, made once for all tests."""
+    model = build(system, **options)
+    return model, model.init(jax.random.key(0), random_batch(), False)
+
+
 @pytest.fixture
 def model(system: str) -> Any:
-    return build(system)
+    return made(system)[0]
+
+
+@pytest.fixture
+def variables(system: str) -> Any:
+    return made(system)[1]
 
 
 @pytest.fixture
 def batch() -> Any:
     return random_batch()
-
-
-@pytest.fixture
-def variables(model: Any, batch: Any) -> Any:
-    return model.init(jax.random.key(0), batch, False)
 
 
 def close(a: Any, b: Any) -> None:
@@ -158,8 +167,7 @@ def test_absent_modalities_give_finite_outputs_and_gradients(
 
 @pytest.mark.parametrize("system", sorted(WEIGHING))
 def test_an_absent_modality_is_ignored_for_its_example_alone(system: str, batch: Any) -> None:
-    model = build(system)
-    variables = model.init(jax.random.key(0), batch, False)
+    model, variables = made(system)
     without = {**batch, "audio_mask": batch["audio_mask"].copy()}
     without["audio_mask"][2] = False
     before, after = model.apply(variables, batch, False), model.apply(variables, without, False)
@@ -170,9 +178,7 @@ def test_an_absent_modality_is_ignored_for_its_example_alone(system: str, batch:
     np.testing.assert_allclose(sum(after.weights.values()), 1.0, rtol=1e-5)
 
 
-def test_dropout_is_random_in_training_alone(system: str, batch: Any) -> None:
-    model = build(system)
-    variables = model.init(jax.random.key(0), batch, False)
+def test_dropout_is_random_in_training_alone(model: Any, variables: Any, batch: Any) -> None:
     outputs = [
         model.apply(variables, batch, train, rngs={"dropout": jax.random.key(key)}).pooled["text"]
         for train, key in ((False, 1), (False, 2), (True, 1), (True, 2))
@@ -182,8 +188,7 @@ def test_dropout_is_random_in_training_alone(system: str, batch: Any) -> None:
 
 
 def test_bfloat16_keeps_parameters_and_outputs_float32(system: str, batch: Any) -> None:
-    model = build(system, dtype="bfloat16")
-    variables = model.init(jax.random.key(0), batch, False)
+    model, variables = made(system, dtype="bfloat16")
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
     output = model.apply(variables, batch, False)
     assert output.logits.dtype == jnp.float32
@@ -301,6 +306,7 @@ def test_late_classifiers_learn_independently(batch: Any) -> None:
         ({"name": "gated", "temperature": 0}, "config.model.temperature=0.0.*at least 0.01"),
         ({"name": "low_rank", "rank": 0}, "config.model.rank=0.*at least 1"),
         ({"name": "early", "encoder": {"dropout": 1.0}}, "encoder.dropout=1.0.*at most 0.99"),
+        ({"name": "early", "encoder": {"layers": "scaned"}}, "encoder.layers='scaned'.*'scanned'"),
         ({"name": "early", "encoder": {"kernel": 4}}, "encoder.kernel=4.*odd number"),
         ({"name": "bottleneck", "num_bottlenecks": 0}, "num_bottlenecks=0.*at least 1"),
         ({"name": "primary", "temperature": 0.0}, "temperature=0.0.*at least 0.01"),

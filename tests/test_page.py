@@ -194,7 +194,7 @@ def test_long_hostile_texts_take_no_time() -> None:
     for text in ("`" + "\\" * 20_000, "**" + "\\*" * 20_000, "1" * 20_000 + "x", "1 to " * 5_000):
         html_page.render(of(text))
         markdown.render(of(text))
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 60  # what backtracks takes hours
 
 
 def test_the_page_needs_nothing_from_outside() -> None:

@@ -230,13 +230,19 @@ def test_members_are_spread_over_devices(devices: int) -> None:
         np.testing.assert_array_equal(tree["a"], np.full(2, k))
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-def test_a_program_of_many_seeds_compiles_once_and_does_what_lone_ones_do(at_once: bool) -> None:
+@pytest.mark.parametrize(
+    ("at_once", "layers"), [(False, "unrolled"), (True, "unrolled"), (True, "scanned")]
+)
+def test_a_program_of_many_seeds_compiles_once_and_does_what_lone_ones_do(
+    at_once: bool, layers: str
+) -> None:
     mesh = sharding.build_mesh(config_lib.Mesh(), num_seeds=2)
     shared = Population(2, mesh, at_once=at_once)
-    encoder = {"width": 8, "num_layers": 1, "num_heads": 2, "hidden": 16}
+    encoder = {"width": 8, "num_layers": 1, "num_heads": 2, "hidden": 16, "dropout": 0.2}
+    if layers == "scanned":
+        encoder |= {"num_layers": 2, "layers": "scanned", "remat": "cheap"}
     model = models.build(
-        {"name": "early", "encoder": {**encoder, "dropout": 0.2}},
+        {"name": "early", "encoder": encoder},
         modalities=("text", "audio"),
         num_outputs=3,
     )

@@ -1,7 +1,6 @@
 """What the README shows is so."""
 
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,17 +72,6 @@ def test_it_tells_of_every_file_of_the_package() -> None:
     for path in (ROOT / "msa_jax").rglob("*.py"):
         if path.name != "__init__.py":
             assert path.name in shown or path.stem in shown, f"{path} is not in the README's map"
-
-
-def test_the_slurm_script_prints_what_it_would_run() -> None:
-    script = [str(ROOT / "launch" / "slurm_gpu.sh"), "--config=configs/late.py", "--workdir=a b"]
-    done = subprocess.run(
-        script, env={"DRY_RUN": "1", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True
-    )
-    assert done.stdout.strip() == (
-        r"python -m msa_jax.main --config=configs/late.py --workdir=a\ b"
-    )
-    assert subprocess.run(script[:1], env={"PATH": "/usr/bin:/bin"}, check=False).returncode == 2
 
 
 def test_the_files_of_your_own_it_shows_are_read(

@@ -170,11 +170,11 @@ def test_an_interrupted_reproduction_goes_on(
     systems, calls = _systems(write_features(), tmp_path, seeds=1), []
     original = train.train_together
 
-    def stop_after_two(configs: Any, run: Any, whole: Any) -> Any:
+    def stop_after_two(configs: Any, run: Any, *rest: Any) -> Any:
         calls.append(Path(run.path).name)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return original(configs, run, whole)
+        return original(configs, run, *rest)
 
     monkeypatch.setattr(train, "train_together", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
@@ -255,3 +255,16 @@ def test_the_flags_reach_every_config(tmp_path: Path) -> None:
     (pretrained,) = [each.config for each in found if each.name == "attention_pretrained"]
     assert [Path(p).name for p in pretrained.init.encoders] == ["audio", "text"]
     assert trained[-1].model.gate == "uniform"
+    quick = reproduce.systems(load, ("audio", "text"), {}, str(tmp_path), brief=True)
+    assert [each.name for each in quick] == [each.name for each in found[:-1]]
+    epochs = {each.name: each.config.training.epochs for each in quick if each.config is not None}
+    assert epochs["attention"] == 2 * epochs["attention_pretrained"]
+
+
+def test_the_report_tells_the_epochs_of_every_system(finished: Any) -> None:
+    workdir, systems, report = finished
+    for each in systems:
+        told = report["systems"][each.name]["epochs"]
+        assert told == (each.config and each.config.training.epochs)
+    text = markdown.render(_page(report, workdir, systems))
+    assert "system | parameters | epochs | seconds" in text

@@ -8,11 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import PartitionSpec as P
 
 from msa_jax import config, losses, models, optim, sharding, steps
 from msa_jax import state as state_lib
-from msa_jax.errors import UserError
 from msa_jax.population import Population
 from tests.conftest import random_batch
 
@@ -208,31 +206,3 @@ def test_weight_decay_spares_biases_and_norms() -> None:
     assert updates["a"]["kernel"].all()
     assert not updates["a"]["bias"].any()
     assert not updates["a"]["scale"].any()
-
-
-def test_heads_and_hidden_units_are_split_over_the_model_axis() -> None:
-    mesh = jax.sharding.AbstractMesh((4, 2), ("data", "model"))
-    state = jax.eval_shape(
-        lambda: _state(_model(), optim.build(config.Optimizer(), 100)),
-    )
-    places = sharding.of_state(state, mesh)
-    layer = places.params["encoders_text"]["layer_0"]
-    assert layer["attention"]["query"]["kernel"].spec == P(None, "model", None)
-    assert layer["attention"]["out"]["kernel"].spec == P("model", None, None)
-    assert layer["contract"]["kernel"].spec == P("model", None)
-    assert places.params["encoders_text"]["project"]["kernel"].spec == P()
-    moments = [
-        place.spec
-        for path, place in jax.tree_util.tree_leaves_with_path(places.opt_state)
-        if jax.tree_util.keystr(path, simple=True, separator="/").endswith("query/kernel")
-    ]
-    assert set(moments) == {P(None, "model", None)}
-
-
-def test_mesh_and_batch_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(UserError, match=r"\.data=3 and \.model=5 do not multiply .*devices"):
-        sharding.build_mesh(config.Mesh(data=3, model=5))
-    mesh = jax.sharding.AbstractMesh((4, 2), ("data", "model"))
-    sharding.check_batch_size("batch_size", 16, mesh, accumulate=2)
-    with pytest.raises(UserError, match=r"batch_size=12.*4 devices in each of 2 parts: use 16"):
-        sharding.check_batch_size("batch_size", 12, mesh, accumulate=2)

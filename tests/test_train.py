@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from msa_jax import train
+from msa_jax import robustness, train
 from msa_jax.checkpoints import Checkpoints
+from msa_jax.conditions import COMPLETE
 from msa_jax.data import prepare
 from msa_jax.errors import DivergedError, UserError
 from msa_jax.evaluate import Evaluation, restore
@@ -224,6 +225,10 @@ def test_pretrained_encoders_that_do_not_fit_are_named(
     wide = tiny_config("text", path, **{"init.encoders": (source,), "model.encoder.width": 16})
     with pytest.raises(UserError, match=r"encoders_text/project/kernel: \[5, 8\].*\[5, 16\]"):
         train.train_and_evaluate(wide, str(tmp_path / "c"))
+    scanned = {"init.encoders": (source,), "model.encoder.layers": "scanned"}
+    missing = r"encoders_text/layers/\S*: missing(.|\n)*layer_0/\S*: not in the model(.|\n)*Use the"
+    with pytest.raises(UserError, match=missing):
+        train.train_and_evaluate(tiny_config("text", path, **scanned), str(tmp_path / "d"))
 
 
 def test_evaluation_needs_the_directory_alone(write_features: Write, tmp_path: Path) -> None:
@@ -373,6 +378,8 @@ def test_a_model_of_whole_videos_trains_and_is_restored(
     assert table.ids == [f"video{i // 4}[{i % 4}]" for i in range(80, 100)]
     mae = np.abs(table.outputs[:, 0] - table.scores).mean()
     assert mae == pytest.approx(results["splits"]["test"]["metrics"]["mae"], rel=1e-5)
+    whole = robustness.measure("lone", restore(str(tmp_path / "lone")), (0,))
+    assert whole.metrics[COMPLETE][0]["mae"] == pytest.approx(mae, rel=1e-5)
     two = str(tmp_path / "two")
     train.train_and_evaluate(tiny_config("attention", path, **overrides, num_seeds=2), two)
     first = evaluate(f"{two}/seed_0").table()

@@ -23,7 +23,7 @@ from absl import logging
 from etils import epath
 
 from msa_jax.config import SYNTHETIC, Data
-from msa_jax.data import sources, synthetic, whole
+from msa_jax.data import remote, sources, synthetic, whole
 from msa_jax.data.schema import COLUMNS, SPLITS, Utterance
 from msa_jax.data.sources.contract import Report
 from msa_jax.errors import UserError, nearest
@@ -354,11 +354,12 @@ def _named(data: Data) -> tfds.core.DatasetBuilder:
 
 def _source(data: Data) -> tuple[type[tfds.core.DatasetBuilder], tfds.core.BuilderConfig]:
     if data.path:
-        stem = re.sub(r"[^A-Za-z0-9_]", "_", Path(data.path).stem)[:_LONGEST_STEM]
-        checksum = sources.checksum(data.path)
+        path = remote.local(data.path)
+        stem = re.sub(r"[^A-Za-z0-9_]", "_", Path(path).stem)[:_LONGEST_STEM]
+        checksum = sources.checksum(path)
         return Utterances, FileConfig(
             name=f"{stem}-{_digest(checksum, data.split_column)}",
-            path=data.path,
+            path=path,
             split_column=data.split_column,
             checksum=checksum,
         )

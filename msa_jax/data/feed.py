@@ -55,8 +55,7 @@ def stream(split: Split, task: Task, buckets: Buckets, sharding: NamedSharding) 
             buckets,
             first=first,
             last=last,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            share=functools.partial(own_rows, sharding),
         )
         return _ahead(map(put, batches))
 
@@ -76,7 +75,10 @@ def resident(split: Split, task: Task, buckets: Buckets, sharding: NamedSharding
             for m, s in split.sequences.items()
         },
     }
-    held = jax.device_put(held, everywhere)
+    # Not `device_put`, by which several processes would send one another all of it, to compare.
+    held = jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, everywhere, lambda index: x[index]), held
+    )
     gather = jax.jit(_gather, static_argnames=("lengths", "utterances"), out_shardings=sharding)
     shapes = [tuple(sorted(lengths.items())) for lengths in buckets.lengths]
     utterances = buckets.utterances if buckets.of_videos else (0,) * len(shapes)
@@ -95,6 +97,15 @@ def resident(split: Split, task: Task, buckets: Buckets, sharding: NamedSharding
         return _ahead(map(functools.partial(batch, order), range(first, last)))
 
     return feed
+
+
+def own_rows(sharding: NamedSharding, rows: np.ndarray) -> np.ndarray:
+    """Of a batch's rows [..., B], those that the devices of this process hold."""
+    places: Any = sharding.addressable_devices_indices_map(rows.shape).values()
+    for axis, size in enumerate(rows.shape):
+        parts = sorted({place[axis].indices(size) for place in places})
+        rows = np.concatenate([rows.take(range(*part), axis) for part in parts], axis)
+    return rows
 
 
 def _all_frames(split: Split, modality: str) -> np.ndarray:

@@ -5,10 +5,11 @@ float32, "label": [B] int32, "example_mask": [B] bool}`; of V videos also `"utte
 bool`, B being V * U.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from msa_jax.data.buckets import Buckets
 from msa_jax.data.order import Order
@@ -18,9 +19,18 @@ from msa_jax.tasks import Task
 
 Batch = dict[str, np.ndarray]
 
-# The accelerator belongs to JAX: TensorFlow would reserve its memory.
-tf.config.set_visible_devices([], "GPU")
-tf.config.set_visible_devices([], "TPU")
+
+@functools.cache
+def tensorflow() -> Any:
+    """TensorFlow, which takes longer to import than all else: only for those who use it.
+
+    The accelerators belong to JAX: TensorFlow would reserve their memory.
+    """
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+    tf.config.set_visible_devices([], "TPU")
+    return tf
 
 
 def batches(
@@ -31,8 +41,7 @@ def batches(
     *,
     first: int,
     last: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
 ) -> Iterator[Batch]:
     """The batches `first` to `last` - 1 of `order`, each padded as its bucket says.
 
@@ -42,9 +51,10 @@ def batches(
       order: says which rows make a batch.
       buckets: give the lengths to pad to.
       first, last: of the batches.
-      process_index, process_count: this process among all; it yields its own share of each batch's
-        rows. Every process takes the same number of batches of the same shapes.
+      share: of a batch's rows [..., B], those that this process yields. Every process takes the
+        same number of batches of the same shapes.
     """
+    tf = tensorflow()
     labels = task.labels(split.scores)
     types = {
         **dict.fromkeys(split.sequences, tf.float32),
@@ -56,7 +66,7 @@ def batches(
 
     def gather(index: np.ndarray) -> list[np.ndarray]:
         selection = order(int(index))
-        rows = share(selection.rows, process_index, process_count)
+        rows = share(selection.rows)
         batch = split.gather(rows.reshape(-1), buckets.lengths[selection.bucket])
         batch = {name: each.reshape(*rows.shape, *each.shape[1:]) for name, each in batch.items()}
         batch |= columns(split, labels, rows)
@@ -65,7 +75,7 @@ def batches(
             batch["utterance_mask"] = (rows >= 0).reshape(*rows.shape[:-1], -1, utterances)
         return [batch[name] for name in names]
 
-    def load(index: tf.Tensor) -> dict[str, tf.Tensor]:
+    def load(index: Any) -> dict[str, Any]:
         arrays = tf.numpy_function(gather, [index], [types[name] for name in names])
         return dict(zip(names, arrays, strict=True))
 
@@ -74,12 +84,8 @@ def batches(
     options = tf.data.Options()
     options.threading.private_threadpool_size = 1  # more would wait for one another (Python's GIL)
     options.autotune.enabled = False  # there is nothing to tune, and its thread delays the end
-    return loaded.with_options(options).as_numpy_iterator()
-
-
-def share(rows: np.ndarray, process_index: int, process_count: int) -> np.ndarray:
-    """The part of a batch's rows [..., B] that falls to a process."""
-    return np.split(rows, process_count, axis=-1)[process_index]
+    yielded: Iterator[Batch] = loaded.with_options(options).as_numpy_iterator()
+    return yielded
 
 
 def columns(split: Split, labels: np.ndarray, rows: np.ndarray) -> Batch:

@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from msa_jax.data import builders, card, sources
+from msa_jax.data import builders, card, remote, sources
 from msa_jax.errors import UserError
 from msa_jax.workdir import write_json, write_text
 
@@ -36,7 +36,7 @@ def prepare(
     Nothing is changed before the new dataset is whole: an interrupted preparation can be repeated.
 
     Args:
-      source: a file or folder in any format of `msa_jax.data.sources`.
+      source: a file or folder in any format of `msa_jax.data.sources`, maybe in a bucket.
       name: of the dataset.
       data_dir: where prepared datasets live; empty for TFDS's default.
       split_column: of a features file or table.
@@ -46,6 +46,7 @@ def prepare(
       UserError: if the source is refused, or the name is taken by other content.
     """
     builders.check_name(name)
+    source = remote.local(source)
     directory = builders.named_directory(name, data_dir)
     wanted = {"checksum": sources.checksum(source), "split_column": split_column}
 

@@ -31,7 +31,7 @@ _REGRESSION = {
 _CAPTIONS = {
     1: "Table 1: one modality.",
     2: "Table 2: fusion.",
-    3: "Dynamic attention fusion (arXiv 2509.22729, our reconstruction) and its control.",
+    3: "Dynamic attention fusion (arXiv 2509.22729, our reconstruction).",
 }
 _SHARES = ("negative", "neutral", "positive")
 _NOT_RATES = ("mae", "corr")
@@ -327,6 +327,7 @@ def _record(report: Mapping[str, Any]) -> list[Block]:
         [
             literal(each["label"]),
             str(each.get("parameters", "-")),
+            str(each.get("epochs") or "-"),
             f"{each['seconds']:.0f}" if each.get("seconds") else "-",
             f"{each['examples_per_second']:.0f}" if each.get("examples_per_second") else "-",
         ]
@@ -337,9 +338,9 @@ def _record(report: Mapping[str, Any]) -> list[Block]:
     encoder, training = config["model"]["encoder"], config["training"]
     sizes = (
         f"Encoder: width {encoder['width']}, {encoder['num_layers']} layers, "
-        f"{encoder['num_heads']} heads; batch {training['batch_size']}, {training['epochs']} "
-        f"epochs, learning rate {config['optimizer']['learning_rate']:g}. The paper gives none of "
-        "these: they are ours. Each run's own config.json has every field."
+        f"{encoder['num_heads']} heads; batch {training['batch_size']}, learning "
+        f"rate {config['optimizer']['learning_rate']:g}. The paper gives none of these: they are "
+        "ours. Each run's own config.json has every field."
     )
     machine = (
         f"Device: {literal(environment['device'])}, {environment['cores']} cores; "
@@ -358,7 +359,7 @@ def _record(report: Mapping[str, Any]) -> list[Block]:
     return [
         Table(header, shares, caption="The data; shares of classes in %."),
         Table(
-            ["system", "parameters", "seconds", "examples/s, all seeds"],
+            ["system", "parameters", "epochs", "seconds", "examples/s, all seeds"],
             rows,
             notes=["A0 is the vote of the systems of one modality, seed by seed: not trained."],
         ),

@@ -79,6 +79,20 @@ def split(model: str, part: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def figures(found: Mapping[str, Any], indent: str = "") -> list[str]:
+    """Lines of names and values, those of a nested mapping further in."""
+    lines = []
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{name}", *figures(value, indent + "  ")]
+        else:
+            shown = value
+            if isinstance(value, float):
+                shown = f"{value:,.0f}" if abs(value) > 1000 else f"{value:.4g}"
+            lines.append(f"{indent}{name:32s} {shown!s:>14}")
+    return lines
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None or value != value else f"{value:.0f}"
 

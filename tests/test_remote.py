@@ -1,0 +1,91 @@
+"""Sources in a bucket: here a folder stands for one."""
+
+import os
+import tempfile
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from etils import epath
+
+from msa_jax import config
+from msa_jax.data import dataset, remote
+from msa_jax.errors import UserError
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that `gs://bucket` stands for; copies go to a temporary directory of their own."""
+    folder = tmp_path / "bucket"
+    folder.mkdir()
+
+    def path(name: str) -> epath.Path:
+        return epath.Path(name.replace("gs://bucket", str(folder)))
+
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(remote, "epath", types.SimpleNamespace(Path=path))
+    return folder
+
+
+def test_a_path_of_this_machine_stays() -> None:
+    assert remote.local("mine.npz") == "mine.npz"
+
+
+def test_a_file_is_copied_once_and_again_when_it_has_changed(bucket: Path) -> None:
+    (bucket / "a.npz").write_bytes(b"one")
+    first = Path(remote.local("gs://bucket/a.npz"))
+    assert first.name == "a.npz"
+    assert first.read_bytes() == b"one"
+    first.write_bytes(b"kept")
+    assert remote.local("gs://bucket/a.npz") == str(first)
+    assert first.read_bytes() == b"kept"
+    (bucket / "a.npz").write_bytes(b"three")
+    assert Path(remote.local("gs://bucket/a.npz")).read_bytes() == b"three"
+
+
+def test_of_a_folder_the_files_are_copied(bucket: Path) -> None:
+    (bucket / "tables" / "inner").mkdir(parents=True)
+    for name in ("train.csv", "test.csv"):
+        (bucket / "tables" / name).write_text(name)
+    copy = Path(remote.local("gs://bucket/tables"))
+    assert copy.name == "tables"
+    assert {item.name: item.read_text() for item in copy.iterdir()} == {
+        "train.csv": "train.csv",
+        "test.csv": "test.csv",
+    }
+
+
+def test_what_is_not_there_is_refused_and_leaves_nothing(bucket: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot copy gs://bucket/none\.npz to this machine: File"):
+        remote.local("gs://bucket/none.npz")
+    assert not list(Path(tempfile.gettempdir()).glob("*/fetched*"))
+
+
+def test_an_interrupted_copy_leaves_nothing_half_made(
+    bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bucket / "a.npz").write_bytes(b"one")
+
+    def interrupted(*_: object) -> None:
+        raise OSError("the connection is lost")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("shutil.copyfileobj", interrupted)
+        with pytest.raises(UserError, match="the connection is lost"):
+            remote.local("gs://bucket/a.npz")
+    assert Path(remote.local("gs://bucket/a.npz")).read_bytes() == b"one"
+
+
+def test_training_data_may_lie_in_a_bucket(
+    bucket: Path, write_features: Callable[..., str]
+) -> None:
+    path = write_features()
+    os.link(path, bucket / Path(path).name)
+    there = dataset.load(config.Data(path=f"gs://bucket/{Path(path).name}"))
+    here = dataset.load(config.Data(path=path))
+    assert there.schema.fingerprint == here.schema.fingerprint
+    np.testing.assert_array_equal(there.splits["test"].scores, here.splits["test"].scores)
