@@ -28,6 +28,7 @@ _OUT = flags.DEFINE_string("out", None, "JSON file for all figures.")
 _NOT_A_TPU = {
     "JAX_PLATFORMS": "cpu",
     "JAX_ENABLE_COMPILATION_CACHE": "false",  # what is compiled here cannot be loaded here
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # its lock guards chips, which a compiler does not take
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
     "TPU_WORKER_HOSTNAMES": "localhost",
