@@ -12,16 +12,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from msa_jax import comparison, metrics, predictions, summary, train
+from msa_jax import comparison, judgement, metrics, predictions, sharding, train, workers
 from msa_jax import config as config_lib
 from msa_jax.data import dataset
 from msa_jax.errors import UserError
-from msa_jax.models.late import combine_classes, combine_scores
 from msa_jax.predictions import PredictionTable
-from msa_jax.tasks import CLASS_NAMES, Task, three_class
+from msa_jax.tasks import Task
 from msa_jax.workdir import Workdir
 
 # Test accuracy in % on CMU-MOSEI, arXiv 2501.08085, Tables 1 and 2.
@@ -74,15 +72,16 @@ def systems(
       modalities: those used.
       overrides: `{dotted name: value}` that replace what the configs say.
       workdir: of all systems; pre-trained encoders are found therein.
-      brief: leaves out DAF's control, and gives pre-trained systems, whose encoders have been
-        trained already, half the epochs.
+      brief: leaves out DAF's control, and gives three quarters of the epochs, to the pre-trained
+        systems, whose encoders have been trained already, half.
     """
 
     def configured(name: str, own: Mapping[str, Any]) -> Any:
         config = load(name)
         config.update_from_flattened_dict({**overrides, **own})
-        if brief and config.init.encoders:
-            config.training.epochs = max(1, config.training.epochs // 2)
+        if brief:
+            share = 0.5 if config.init.encoders else 0.75
+            config.training.epochs = max(1, round(share * config.training.epochs))
         return config
 
     unimodal = [
@@ -122,13 +121,17 @@ def systems(
     ]
 
 
-def reproduce(found: Sequence[System], workdir: str, tell: Callable[[str], None]) -> dict[str, Any]:
+def reproduce(
+    found: Sequence[System], workdir: str, tell: Callable[[str], None], jobs: int = 1
+) -> dict[str, Any]:
     """Trains what is not trained yet and judges all of it.
 
     Args:
       found: what `systems` gives; their configs share data and task.
       workdir: of all; each system's runs lie in a directory of its name.
       tell: is told what is being done.
+      jobs: systems that are trained side by side, for a CPU; 1: in this process. Each has its
+        share of the cores, so results of another number can differ in their last bits.
 
     Returns:
       What `report.json` holds, a JSON value: tables, comparisons, and what ran.
@@ -137,14 +140,7 @@ def reproduce(found: Sequence[System], workdir: str, tell: Callable[[str], None]
       UserError: if the config, the data or what lies in the directory do not fit.
     """
     start = time.perf_counter()
-    runs: dict[str, dict[str, Any]] = {}
-    for number, each in enumerate(found, start=1):
-        if each.config is not None:
-            tell(f"[{number}/{len(found)}] {each.label}")
-            runs[each.name] = train.train_and_evaluate(
-                each.config, str(Workdir(workdir).member(each.name).path)
-            )
-            _check_seeds(each, runs[each.name])
+    runs = _train(found, workdir, tell, jobs)
     (plain,) = [each.config for each in found if each.name == "attention"]
     config = config_lib.resolve(plain)
     task = Task(kind=config.task.kind, neutral=config.task.neutral)
@@ -161,7 +157,7 @@ def reproduce(found: Sequence[System], workdir: str, tell: Callable[[str], None]
     }
     unimodal = [each.name for each in found if each.table == 1]
     tables["late"] = {
-        split: _vote(
+        split: judgement.vote(
             task,
             [tables[m][split] for m in unimodal],
             np.stack([data.splits[split].lengths[m] > 0 for m in unimodal]),
@@ -177,7 +173,7 @@ def reproduce(found: Sequence[System], workdir: str, tell: Callable[[str], None]
             **_run(runs.get(each.name)),
             "epochs": each.config and int(each.config.training.epochs),
             "splits": {
-                split: _judge(task, tables[each.name][split], in_full=split == scored)
+                split: judgement.of_system(task, tables[each.name][split], in_full=split == scored)
                 for split in splits
             },
         }
@@ -191,7 +187,10 @@ def reproduce(found: Sequence[System], workdir: str, tell: Callable[[str], None]
                 name: {
                     "utterances": len(split),
                     "videos": len(set(split.video_ids)),
-                    **{bins: _shares(split.scores, bins) for bins in ("closed", "right_closed")},
+                    **{
+                        bins: judgement.shares(split.scores, bins)
+                        for bins in ("closed", "right_closed")
+                    },
                 }
                 for name, split in data.splits.items()
             },
@@ -201,13 +200,51 @@ def reproduce(found: Sequence[System], workdir: str, tell: Callable[[str], None]
         "judged_on": scored,
         "seeds": _seed_numbers(runs[found[0].name]),
         "systems": judged,
-        "baselines": _baselines(task, train_scores, {s: data.splits[s].scores for s in splits}),
+        "baselines": judgement.baselines(
+            task, train_scores, {s: data.splits[s].scores for s in splits}
+        ),
         "comparisons": _compare(
             task, found, {name: each[scored] for name, each in tables.items()}, judged, train_scores
         ),
         "environment": runs[found[-1].name]["environment"],
         "seconds": time.perf_counter() - start,
     }
+
+
+def _train(
+    found: Sequence[System], workdir: str, tell: Callable[[str], None], jobs: int
+) -> dict[str, dict[str, Any]]:
+    """The results of every system by its name; an encoder is trained before what starts from it."""
+    trained = [each for each in found if each.config is not None]
+    directories = {each.name: str(Workdir(workdir).member(each.name).path) for each in trained}
+    runs: dict[str, dict[str, Any]] = {}
+    if jobs == 1:
+        for number, each in enumerate(trained, start=1):
+            tell(f"[{number}/{len(trained)}] {each.label}")
+            runs[each.name] = train.train_and_evaluate(each.config, directories[each.name])
+            _check_seeds(each, runs[each.name])
+        return runs
+    tasks = [
+        workers.Task(
+            name=each.name,
+            label=each.label,
+            function=_train_alone,
+            arguments=(each.config, directories[each.name]),
+            after=[n for n, path in directories.items() if path in each.config.init.encoders],
+        )
+        for each in trained
+    ]
+    by_name = {each.name: each for each in trained}
+    for name, results in workers.run(tasks, jobs, tell):
+        _check_seeds(by_name[name], results)
+        runs[name] = results
+    return runs
+
+
+def _train_alone(config: Any, workdir: str) -> dict[str, Any]:
+    """In a process of its own."""
+    sharding.spread_over_cores(config.num_seeds)
+    return train.train_and_evaluate(config, workdir)
 
 
 def _check_seeds(system: System, results: Mapping[str, Any]) -> None:
@@ -241,112 +278,11 @@ def _seed_numbers(results: Mapping[str, Any]) -> list[int]:
     return several or [results["seed"]]
 
 
-def _shares(scores: np.ndarray, neutral: str) -> dict[str, float]:
-    """The share of each of the paper's classes."""
-    labels = three_class(scores, neutral)
-    return {name: float(np.mean(labels == k)) for k, name in enumerate(CLASS_NAMES["three_class"])}
-
-
 def _run(results: Mapping[str, Any] | None) -> dict[str, Any]:
     if results is None:
         return {}
     kept = ("parameters", "seconds", "examples_per_second", "seeds", "selection")
     return {name: results[name] for name in kept if name in results}
-
-
-def _vote(
-    task: Task, voters: Sequence[Sequence[PredictionTable]], present: np.ndarray
-) -> list[PredictionTable]:
-    """A0: seed by seed, the majority of the trained systems of one modality.
-
-    As in the paper each voter is trained, and here selected, alone; an utterance's absent
-    modalities do not vote. `present` is [M, N].
-    """
-    asked = present | ~present.any(axis=0)
-    combine = combine_scores if task.is_regression else combine_classes
-    result = []
-    for seed in zip(*voters, strict=True):
-        outputs = np.stack([table.outputs for table in seed])
-        logits = outputs if task.is_regression else np.log(np.maximum(outputs, 1e-30))
-        combined = np.asarray(combine(jnp.asarray(logits), jnp.asarray(asked), "majority"))
-        outputs = combined if task.is_regression else np.exp(combined)
-        result.append(dataclasses.replace(seed[0], outputs=outputs, weights={}))
-    return result
-
-
-def _judge(task: Task, seeds: Sequence[PredictionTable], *, in_full: bool) -> dict[str, Any]:
-    """A system's metrics on a split and, `in_full`, what the figures show."""
-    result: dict[str, Any] = {"n": len(seeds[0].scores), "metrics": summary.spread(task, seeds)}
-    if not in_full:
-        return result
-    if seeds[0].weights:
-        result["weights"] = _weights(task, seeds)
-    if task.is_regression:
-        return result
-    truth = [task.labels(seed.scores) for seed in seeds]
-    confusion = sum(
-        metrics.confusion(labels, seed.outputs.argmax(axis=-1), task.num_outputs)
-        for labels, seed in zip(truth, seeds, strict=True)
-    )
-    pooled = metrics.calibration(np.concatenate(truth), np.concatenate([s.outputs for s in seeds]))
-    errors = [
-        metrics.calibration(labels, seed.outputs).expected_error
-        for labels, seed in zip(truth, seeds, strict=True)
-    ]
-    result |= {
-        "confusion": np.asarray(confusion).tolist(),
-        "calibration": {
-            "expected_error": float(np.mean(errors)),
-            "confidence": pooled.confidence.tolist(),
-            "accuracy": pooled.accuracy.tolist(),
-            "count": pooled.count.tolist(),
-        },
-    }
-    if task.kind == "three_class":
-        result["other_bins"] = summary.spread(other_bins(task), seeds)
-    return result
-
-
-def other_bins(task: Task) -> Task:
-    """The task with the other closure of the neutral class."""
-    return dataclasses.replace(
-        task, neutral="right_closed" if task.neutral == "closed" else "closed"
-    )
-
-
-def _weights(task: Task, seeds: Sequence[PredictionTable]) -> dict[str, Any]:
-    """`{modality: {group: {mean, std}}}`: over all utterances and by true class, over seeds."""
-    labels = task.labels(seeds[0].scores)
-    names = CLASS_NAMES["three_class"] if task.is_regression else task.class_names
-    groups = {"all": np.ones(len(labels), bool)}
-    groups |= {name: labels == k for k, name in enumerate(names)}
-    return {
-        m: {
-            group: {
-                "mean": float(np.mean(values)),
-                "std": float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"),
-            }
-            for group, rows in groups.items()
-            if rows.any()
-            for values in [[float(seed.weights[m][rows].mean()) for seed in seeds]]
-        }
-        for m in seeds[0].weights
-    }
-
-
-def _baselines(
-    task: Task, train_scores: np.ndarray, splits: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-    """`{split: {baseline: metrics}}`; of three classes `other_bins` too."""
-
-    def of(task: Task) -> dict[str, Any]:
-        fitted = metrics.fit_baselines(task, train_scores)
-        return {split: metrics.of_baselines(task, fitted, s) for split, s in splits.items()}
-
-    result: dict[str, Any] = {"bins": of(task)}
-    if task.kind == "three_class":
-        result["other_bins"] = of(other_bins(task))
-    return result
 
 
 def _compare(

@@ -20,14 +20,19 @@ _SEEDS = flags.DEFINE_integer("seeds", 10, "Runs of each system.", lower_bound=1
 _QUICK = flags.DEFINE_boolean(
     "quick",
     False,
-    "The variant :quick; pre-trained systems for half the epochs; no control of DAF.",
+    "The variant :quick for three quarters of its epochs (pre-trained: half); no control of DAF.",
+)
+_JOBS = flags.DEFINE_integer(
+    "jobs", None, "Systems trained side by side; else 2 on a CPU, 1 elsewhere.", lower_bound=1
 )
 _VARIANT = flags.DEFINE_string("variant", "", "Of every config, such as mosi for small data.")
 
 
 def main() -> None:
     """Trains, judges and writes the report."""
-    from msa_jax import reproduce, sharding, workdir  # JAX: not for --help or a mistyped flag
+    import jax  # late: not for --help or a mistyped flag
+
+    from msa_jax import reproduce, sharding, workdir
     from msa_jax.report import html, markdown, reproduction
 
     sharding.spread_over_cores(_SEEDS.value)
@@ -46,7 +51,8 @@ def main() -> None:
         directory,
         brief=_QUICK.value,
     )
-    report = reproduce.reproduce(systems, directory, print)
+    jobs = _JOBS.value or (2 if jax.default_backend() == "cpu" else 1)
+    report = reproduce.reproduce(systems, directory, print, jobs)
     histories = {
         each.name: reproduce.histories(directory, each.name)
         for each in systems

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "msa_jax").rglob("*.py"))
 # Who may import whom, lowest first: a module may import its own layer and those below.
 LAYERS = [
-    ("errors", "fields", "config", "tasks", "command", "processes"),
+    ("errors", "fields", "config", "tasks", "command", "processes", "workers"),
     ("data.schema", "augment", "losses", "optim", "metrics", "sharding", "statistics", "workdir"),
     ("predictions", "environment"),
     ("models", "data", "conditions"),
@@ -19,7 +19,7 @@ LAYERS = [
     ("system", "report"),
     ("evaluate",),
     ("member", "summary"),
-    ("train", "robustness", "comparison"),
+    ("train", "robustness", "comparison", "judgement"),
     ("sweep", "reproduce"),
     ("main", "benchmarks"),
 ]
