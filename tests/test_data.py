@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from msa_jax.config import Data
-from msa_jax.data import builders, dataset, flat, normalization, store
+from msa_jax.data import builders, dataset, flat, normalization, store, whole
 from msa_jax.errors import UserError
 from tests.conftest import features
 
@@ -175,7 +175,7 @@ def test_a_read_only_dataset_is_flattened_elsewhere(
         return original(builder, split, folder)
 
     monkeypatch.setattr(flat, "_write", refuse_beside)
-    monkeypatch.setattr(flat.tempfile, "gettempdir", lambda: str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(whole.tempfile, "gettempdir", lambda: str(tmp_path / "elsewhere"))
     assert len(store.load(builder, "valid", MODALITIES, 50)) == 20
     assert list((tmp_path / "elsewhere").rglob("index.json"))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from msa_jax.data import whole
+from msa_jax.errors import UserError
 
 
 def _numbers(folder: Path) -> Path:
@@ -120,3 +121,29 @@ def test_without_locks_it_is_still_made(tmp_path: Path, monkeypatch: pytest.Monk
     folder = tmp_path / "parent" / "folder"
     whole.make(folder, _numbers, lambda: False)
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_the_temporary_home_is_this_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole.tempfile, "gettempdir", lambda: str(tmp_path))
+    home = whole.temporary_home()
+    assert home.parent == tmp_path
+    assert home.stat().st_mode & 0o777 == 0o700
+    assert whole.temporary_home() == home
+    monkeypatch.setattr(whole.os, "getuid", lambda: home.stat().st_uid + 1)
+    foreign = whole.tempfile.gettempdir() + f"/msa_jax-{home.stat().st_uid + 1}"
+    Path(foreign).mkdir()
+    with pytest.raises(UserError, match=r"belongs to another user\. Set TMPDIR"):
+        whole.temporary_home()
+
+
+def test_a_temporary_home_that_is_a_link_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole.tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    whole.temporary_home().rmdir()
+    (tmp_path / f"msa_jax-{whole.os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="belongs to another user"):
+        whole.temporary_home()

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import os
-import tempfile
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,7 +99,7 @@ def _homes(builder: tfds.core.DatasetBuilder) -> list[Path]:
     beside = str(builder.data_dir)
     known = f"{beside} {fingerprint(builder)}".encode()
     name = f"flat-{_VERSION}-{hashlib.sha256(known).hexdigest()[:16]}"
-    elsewhere = Path(tempfile.gettempdir()) / f"msa_jax-{os.getuid()}" / name
+    elsewhere = whole.temporary_home() / name
     return [elsewhere] if "://" in beside else [Path(beside) / f"flat-{_VERSION}", elsewhere]
 
 

@@ -2,9 +2,7 @@
 
 import functools
 import hashlib
-import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from etils import epath
@@ -29,12 +27,12 @@ def local(path: str) -> str:
         files = [item for item in place.iterdir() if item.is_file()] if place.is_dir() else [place]
         stats = [(item.name, item.stat()) for item in sorted(files)]
         known = repr([path, *((name, stat.length, stat.mtime) for name, stat in stats)])
-        home = Path(tempfile.gettempdir()) / f"msa_jax-{os.getuid()}"
         key = f"fetched-{hashlib.sha256(known.encode()).hexdigest()[:16]}"
-        copy = home / key / place.name
-        home.mkdir(mode=0o700, exist_ok=True)
+        copy = whole.temporary_home() / key / place.name
         copied = functools.partial(_copy, place, files)
         whole.make(copy.parent, copied, copy.exists)
+    except UserError:
+        raise
     except Exception as error:  # each kind of bucket has errors of its own
         raise UserError(
             f"cannot copy {path} to this machine: {type(error).__name__}: {error}. Check the path, "

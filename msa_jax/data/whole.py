@@ -4,10 +4,27 @@ import contextlib
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from msa_jax.errors import UserError
+
 _REPLACED = "replaced"
+
+
+def temporary_home() -> Path:
+    """This user's own folder in the temporary directory (TMPDIR), made where that can be.
+
+    Raises:
+      UserError: if another user has made it: what lies in it cannot be trusted.
+    """
+    home = Path(tempfile.gettempdir()) / f"msa_jax-{os.getuid()}"
+    with contextlib.suppress(OSError):  # a directory that is full or read-only: if it is used, told
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if home.is_symlink() or (home.exists() and home.stat().st_uid != os.getuid()):
+        raise UserError(f"{home} belongs to another user. Set TMPDIR to a directory of your own.")
+    return home
 
 
 def make(folder: Path, write: Callable[[Path], Path], is_made: Callable[[], bool]) -> None:
