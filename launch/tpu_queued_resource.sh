@@ -24,6 +24,7 @@
 #   WAIT_LIMIT=86400   seconds to wait for a slice
 #   MAX_REQUESTS=50    slices that `keep` asks for, and runs on one that end with 75
 #   MAX_FAILURES=3     failures one after another, not of preemption, after which it gives up
+#   STEADY=600         seconds of running after which what failed before is forgotten
 #   DRY_RUN=1          only prints what would run
 set -euo pipefail
 
@@ -43,11 +44,12 @@ esac
 require TPU_NAME "the name of the slice"
 require ZONE "where the slice is, for example us-west4-a"
 POLL=${POLL:-60} WAIT_LIMIT=${WAIT_LIMIT:-86400}
-MAX_REQUESTS=${MAX_REQUESTS:-50} MAX_FAILURES=${MAX_FAILURES:-3}
+MAX_REQUESTS=${MAX_REQUESTS:-50} MAX_FAILURES=${MAX_FAILURES:-3} STEADY=${STEADY:-600}
 require_number POLL 0
 require_number WAIT_LIMIT 0
 require_number MAX_REQUESTS 1
 require_number MAX_FAILURES 1
+require_number STEADY 0
 case $verb in
   run | keep) [[ $# -gt 0 ]] || usage "which command?" ;;
   *) [[ $# -eq 0 ]] || usage "$verb takes nothing more." ;;
@@ -170,7 +172,9 @@ keep() {
           if setup; then ready=1; else status=$?; fi
         fi
         if ((status == 0)); then
+          since=$SECONDS
           worker run "$@" || status=$?
+          if ((SECONDS - since >= STEADY)); then failures=0; fi
           if ((status == 0)); then
             say "finished: deleting the slice."
             delete

@@ -73,7 +73,8 @@ def check_alone() -> None:
     """Raises UserError if the devices are those of several processes, as a TPU pod tells itself."""
     if jax.process_count() > 1:
         raise UserError(
-            f"this is one of {jax.process_count()} processes: start them all with --distributed."
+            f"this is one of {jax.process_count()} processes: start them all with "
+            "`python -m msa_jax.main --distributed`. Scripts run in one alone."
         )
 
 

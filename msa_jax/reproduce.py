@@ -72,14 +72,14 @@ def systems(
       modalities: those used.
       overrides: `{dotted name: value}` that replace what the configs say.
       workdir: of all systems; pre-trained encoders are found therein.
-      brief: leaves out DAF's control, and gives three quarters of the epochs, to the pre-trained
-        systems, whose encoders have been trained already, half.
+      brief: leaves out DAF's control and, unless `overrides` has epochs, gives three quarters of
+        them; to the pre-trained systems, whose encoders have been trained already, half.
     """
 
     def configured(name: str, own: Mapping[str, Any]) -> Any:
         config = load(name)
         config.update_from_flattened_dict({**overrides, **own})
-        if brief:
+        if brief and "training.epochs" not in overrides:
             share = 0.5 if config.init.encoders else 0.75
             config.training.epochs = max(1, round(share * config.training.epochs))
         return config
@@ -207,6 +207,7 @@ def reproduce(
             task, found, {name: each[scored] for name, each in tables.items()}, judged, train_scores
         ),
         "environment": runs[found[-1].name]["environment"],
+        "jobs": jobs,
         "seconds": time.perf_counter() - start,
     }
 
@@ -218,21 +219,26 @@ def _train(
     trained = [each for each in found if each.config is not None]
     directories = {each.name: str(Workdir(workdir).member(each.name).path) for each in trained}
     runs: dict[str, dict[str, Any]] = {}
-    if jobs == 1:
-        for number, each in enumerate(trained, start=1):
+    for number, each in enumerate(trained, start=1):
+        # What is finished is only told of: no process is started for that.
+        if jobs == 1 or Workdir(directories[each.name]).results():
             tell(f"[{number}/{len(trained)}] {each.label}")
             runs[each.name] = train.train_and_evaluate(each.config, directories[each.name])
             _check_seeds(each, runs[each.name])
-        return runs
     tasks = [
         workers.Task(
             name=each.name,
             label=each.label,
             function=_train_alone,
             arguments=(each.config, directories[each.name]),
-            after=[n for n, path in directories.items() if path in each.config.init.encoders],
+            after=[
+                name
+                for name, path in directories.items()
+                if path in each.config.init.encoders and name not in runs
+            ],
         )
         for each in trained
+        if each.name not in runs
     ]
     by_name = {each.name: each for each in trained}
     for name, results in workers.run(tasks, jobs, tell):

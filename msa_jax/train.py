@@ -7,6 +7,7 @@ fields (see `msa_jax.population`), each of which ends as if it had been trained 
 import dataclasses
 import itertools
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -126,6 +127,8 @@ def train_together(
     processes.agree(str(run.checkpoints), "absent" if fresh else "there")
     of_videos = config_lib.of_videos(whole)
     data = processes.in_turn(lambda: dataset.load(whole.data, of_videos=of_videos))
+    read = {name: zlib.crc32(split.scores.tobytes()) for name, split in data.splits.items()}
+    processes.agree("what config.data gives", f"{data.schema.fingerprint} {read}")
     system.check_aligned(whole, data.splits["train"].lengths)
     with jax.set_mesh(mesh):
         shared = population.Population(len(configs), mesh)
@@ -199,7 +202,8 @@ class _Training:
             )
             batches = self._feed("train", own=True)(self._order, saved, self._last_step)
             hidden = None if processes.is_first() else True  # None: where there is no terminal
-            with tqdm(total=self._last_step, initial=saved, unit="step", disable=hidden) as bar:
+            how: dict[str, Any] = {"desc": self._run.path.name, "unit": "step", "disable": hidden}
+            with tqdm(total=self._last_step, initial=saved, **how) as bar:
                 while step < self._last_step and not self._all_done(step):
                     began, before = time.perf_counter(), len(done)
                     for batch in itertools.islice(batches, self._interval - before):

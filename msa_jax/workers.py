@@ -9,6 +9,7 @@ import dataclasses
 import io
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import traceback
@@ -65,7 +66,8 @@ def run(
 
     Raises:
       UserError: if a task raises one or a DivergedError, or its process is killed.
-      RuntimeError: if a task raises anything else; it holds the traceback.
+      RuntimeError: if a task raises anything else; it holds the traceback, and what was printed.
+      ValueError: if tasks wait for one another, or for one that is not there.
     """
     waiting, ended = list(tasks), set[str]()
     running: dict[Connection, _Running] = {}
@@ -77,13 +79,15 @@ def run(
                 taken = {each.slot for each in running.values()}
                 slot = min(set(range(side_by_side)) - taken)
                 here, there = context.Pipe(duplex=False)
-                arguments = (there, task, slot, side_by_side)
+                arguments = (there, pickle.dumps(task), slot, side_by_side)
                 process = context.Process(target=_work, args=arguments, daemon=True)
                 tell(f"[{len(tasks) - len(waiting) + 1}/{len(tasks)}] {task.label}")
                 process.start()
                 there.close()  # so that its end is seen here
                 running[here] = _Running(task, slot, process)
                 waiting.remove(task)
+            if not running:
+                raise ValueError(f"nothing ends before {[task.name for task in waiting]} may begin")
             for pipe in wait(list(running)):
                 assert isinstance(pipe, Connection)
                 value, printed = _result(pipe, running[pipe])
@@ -102,37 +106,42 @@ def _result(pipe: Connection, running: _Running) -> tuple[Any, str]:
     label = running.task.label
     try:
         refusal, trace, value, printed = pipe.recv()
-    except EOFError:
+    except (EOFError, OSError):
         running.process.join()
+        code = running.process.exitcode
+        why = ", perhaps for want of memory: --jobs=1 takes less" if code == -signal.SIGKILL else ""
         raise UserError(
-            f"{label}: its process was ended (exit code {running.process.exitcode}), perhaps for "
-            "want of memory: what it had saved is kept. Run it again, with --jobs=1."
+            f"{label}: its process was ended (exit code {code}){why}. What it had saved is kept: "
+            "run it again."
         ) from None
     if refusal:
         raise UserError(f"{label}: {refusal}")
     if trace:
-        raise RuntimeError(f"{label}: {trace}")
+        raise RuntimeError(f"{label}: {trace}{printed}")
     return value, printed
 
 
-def _work(pipe: Connection, task: Task, slot: int, shares: int) -> None:
-    """A task's process."""
+def _work(pipe: Connection, pickled: bytes, slot: int, shares: int) -> None:
+    """A task's process. The task comes as bytes: to read it may import JAX, and tqdm."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent acts
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(os, "sched_setaffinity"):  # what JAX asks for the number of cores
-        cores = sorted(os.sched_getaffinity(0))[slot::shares]
-        os.sched_setaffinity(0, cores or os.sched_getaffinity(0))
+        cores = sorted(os.sched_getaffinity(0))
+        share = max(1, len(cores) // shares)
+        first = slot * share % len(cores)
+        os.sched_setaffinity(0, cores[first : first + share])
     # Of the progress bar: tqdm reads them as it is imported.
-    os.environ.update(TQDM_POSITION=str(slot), TQDM_DESC=task.label, TQDM_LEAVE="")
+    os.environ.update(TQDM_POSITION=str(slot), TQDM_LEAVE="")
     printed = io.StringIO()
     try:
+        task = pickle.loads(pickled)
         with contextlib.redirect_stdout(printed):
             value = task.function(*task.arguments)
         pipe.send(("", "", value, printed.getvalue()))
     except (UserError, DivergedError) as error:
         pipe.send((str(error), "", None, ""))
     except Exception:
-        pipe.send(("", traceback.format_exc(), None, ""))
+        pipe.send(("", traceback.format_exc(), None, printed.getvalue()))
 
 
 def _end_with_parent() -> None:

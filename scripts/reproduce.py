@@ -23,7 +23,7 @@ _QUICK = flags.DEFINE_boolean(
     "The variant :quick for three quarters of its epochs (pre-trained: half); no control of DAF.",
 )
 _JOBS = flags.DEFINE_integer(
-    "jobs", None, "Systems trained side by side; else 2 on a CPU, 1 elsewhere.", lower_bound=1
+    "jobs", None, "Systems trained at once, on a CPU alone; else 2 there.", lower_bound=1
 )
 _VARIANT = flags.DEFINE_string("variant", "", "Of every config, such as mosi for small data.")
 
@@ -32,10 +32,15 @@ def main() -> None:
     """Trains, judges and writes the report."""
     import jax  # late: not for --help or a mistyped flag
 
-    from msa_jax import reproduce, sharding, workdir
+    from msa_jax import processes, reproduce, sharding, workdir
+    from msa_jax.errors import UserError
     from msa_jax.report import html, markdown, reproduction
 
     sharding.spread_over_cores(_SEEDS.value)
+    processes.check_alone()
+    jobs = _JOBS.value or (2 if jax.default_backend() == "cpu" else 1)
+    if jobs > 1 and jax.default_backend() != "cpu":
+        raise UserError(f"--jobs={jobs}: systems share a CPU, but no {jax.default_backend()}.")
     variant = "+".join(filter(None, ["quick" if _QUICK.value else "", _VARIANT.value]))
 
     def load(name: str) -> Any:
@@ -51,7 +56,6 @@ def main() -> None:
         directory,
         brief=_QUICK.value,
     )
-    jobs = _JOBS.value or (2 if jax.default_backend() == "cpu" else 1)
     report = reproduce.reproduce(systems, directory, print, jobs)
     histories = {
         each.name: reproduce.histories(directory, each.name)

@@ -27,7 +27,12 @@ def main() -> None:
     separator = "," if _GRID.value else ".."
     fields = dict(_field(text, separator) for text in _GRID.value or _RANDOM.value)
 
-    from msa_jax import sharding, sweep, workdir  # JAX: not for --help or a mistyped flag
+    from msa_jax import (
+        processes,
+        sharding,
+        sweep,
+        workdir,
+    )  # JAX: not for --help or a mistyped flag
 
     if _GRID.value:
         trials = sweep.grid(fields)
@@ -35,6 +40,7 @@ def main() -> None:
         ranges = {name: (values[0], values[-1]) for name, values in fields.items()}
         trials = sweep.draw(ranges, _TRIALS.value, _DRAW_SEED.value)
     sharding.spread_over_cores(len(trials) * _CONFIG.value.num_seeds)
+    processes.check_alone()
     results = sweep.sweep(_CONFIG.value, command.WORKDIR.value, trials)
     table = sweep.table(results)
     workdir.write_text(f"{command.WORKDIR.value}/sweep.md", table)

@@ -126,16 +126,24 @@ def test_slice_that_is_preempted_is_requested_again(
 @needs_linux
 def test_slice_is_left_where_the_command_fails_by_itself(keep: Any, tools: FakeTools) -> None:
     done = keep("1", "1", "75", "7", "7", "9", "0")
-    assert done.returncode == 9
+    assert done.returncode == 9, done.stderr
     assert "failed with status 9 (3 of 3)" in done.stderr
     assert "costs" in done.stderr
     assert not tools.calls("delete")
 
 
 @needs_linux
+def test_slice_that_has_run_for_long_had_not_failed_before(keep: Any, tools: FakeTools) -> None:
+    done = keep("1", "1", "1", "0", MAX_FAILURES=2, STEADY=0)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("(1 of 2)") == 3
+    assert len(tools.calls("delete")) == 1
+
+
+@needs_linux
 def test_slice_is_requested_only_so_often(keep: Any, tools: FakeTools) -> None:
     done = keep("SUSPENDED", "SUSPENDED", "SUSPENDED", "0", MAX_REQUESTS=2)
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stderr
     assert "giving up after 2 slices" in done.stderr
     assert len(tools.calls("create")) == len(tools.calls("delete")) == 2
 
@@ -143,7 +151,7 @@ def test_slice_is_requested_only_so_often(keep: Any, tools: FakeTools) -> None:
 @needs_linux
 def test_slice_that_cannot_be_deleted_is_not_tried_without_end(keep: Any, tools: FakeTools) -> None:
     done = keep("SUSPENDED", KEPT="1")
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stderr
     assert len(tools.calls("delete")) == 2  # after the run, which failed too
     assert keep("75", "75", "0", MAX_REQUESTS=2).returncode == 75
 
@@ -151,7 +159,7 @@ def test_slice_that_cannot_be_deleted_is_not_tried_without_end(keep: Any, tools:
 @needs_linux
 def test_slice_gives_up_on_a_request_that_fails(keep: Any, tools: FakeTools) -> None:
     done = keep("0", CREATED="FAILED")
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stderr
     assert "3 of 3" in done.stderr
     assert len(tools.calls("create")) == 3
     assert not tools.calls("tpu-vm ssh")
@@ -163,14 +171,14 @@ def test_slice_that_cannot_be_installed_runs_nothing(
 ) -> None:
     (tmp_path / "bin" / "python3").write_text("#!/bin/sh\nexit 6\n")
     done = keep("0")
-    assert done.returncode == 6
+    assert done.returncode == 6, done.stderr
     assert not tools.calls("training")
 
 
 @needs_linux
 def test_slice_is_not_waited_for_without_end(keep: Any, tools: FakeTools) -> None:
     done = keep("0", state="WAITING_FOR_RESOURCES", WAIT_LIMIT=0)
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stderr
     assert "no slice within 0 seconds" in done.stderr
     assert not tools.calls("create")
     assert not tools.calls("delete")

@@ -259,6 +259,8 @@ def test_the_flags_reach_every_config(tmp_path: Path) -> None:
     assert [each.name for each in quick] == [each.name for each in found[:-1]]
     epochs = {each.name: each.config.training.epochs for each in quick if each.config is not None}
     whole = {each.name: each.config.training.epochs for each in found if each.config is not None}
+    told = reproduce.systems(load, ("text",), {"training.epochs": 5}, str(tmp_path), brief=True)
+    assert {s.config.training.epochs for s in told if s.config is not None} == {5}
     for name in epochs:
         share = 0.5 if name.endswith("pretrained") else 0.75
         assert epochs[name] == share * whole[name], name

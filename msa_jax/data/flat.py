@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +92,16 @@ def open_split(builder: tfds.core.DatasetBuilder, split: str) -> tuple[Path, dic
     )
 
 
-def _homes(builder: tfds.core.DatasetBuilder) -> list[Path]:
+def _homes(builder: tfds.core.DatasetBuilder) -> Iterator[Path]:
     """Where flat files may live: beside the dataset, or, where it is in a bucket or read-only, in
     the temporary directory (TMPDIR).
     """
     beside = str(builder.data_dir)
     known = f"{beside} {fingerprint(builder)}".encode()
     name = f"flat-{_VERSION}-{hashlib.sha256(known).hexdigest()[:16]}"
-    elsewhere = whole.temporary_home() / name
-    return [elsewhere] if "://" in beside else [Path(beside) / f"flat-{_VERSION}", elsewhere]
+    if "://" not in beside:
+        yield Path(beside) / f"flat-{_VERSION}"
+    yield whole.temporary_home() / name
 
 
 def _write(builder: tfds.core.DatasetBuilder, split: str, folder: Path) -> Path:

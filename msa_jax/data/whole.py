@@ -17,13 +17,16 @@ def temporary_home() -> Path:
     """This user's own folder in the temporary directory (TMPDIR), made where that can be.
 
     Raises:
-      UserError: if another user has made it: what lies in it cannot be trusted.
+      UserError: if it is a link or another user's: what lies in it cannot be trusted.
     """
     home = Path(tempfile.gettempdir()) / f"msa_jax-{os.getuid()}"
     with contextlib.suppress(OSError):  # a directory that is full or read-only: if it is used, told
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
     if home.is_symlink() or (home.exists() and home.stat().st_uid != os.getuid()):
-        raise UserError(f"{home} belongs to another user. Set TMPDIR to a directory of your own.")
+        raise UserError(
+            f"{home} is a link or another user's, so what lies in it cannot be trusted. Set TMPDIR "
+            "to a directory of your own."
+        )
     return home
 
 
