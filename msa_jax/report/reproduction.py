@@ -343,8 +343,8 @@ def _record(report: Mapping[str, Any]) -> list[Block]:
         "ours. Each run's own config.json has every field."
     )
     machine = (
-        f"Trained {report['jobs']} at a time, each on {literal(environment['device'])}, cores: "
-        f"{environment['cores']}; Python {environment['python']}; {packages}."
+        f"Device: {literal(environment['device'])}, {environment['cores']} cores, systems at a time: "
+        f"{report['jobs']}; Python {environment['python']}; {packages}."
     )
     header = ["split", "utterances", "videos"]
     header += [f"{name}, neutral {bins}" for bins in _BINS.values() for name in _SHARES]
