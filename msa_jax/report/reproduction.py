@@ -343,7 +343,7 @@ def _record(report: Mapping[str, Any]) -> list[Block]:
         "ours. Each run's own config.json has every field."
     )
     machine = (
-        f"Device: {literal(environment['device'])}, {environment['cores']} cores, systems at a time: "
+        f"Device: {literal(environment['device'])}, {environment['cores']} cores; systems at once: "
         f"{report['jobs']}; Python {environment['python']}; {packages}."
     )
     header = ["split", "utterances", "videos"]
