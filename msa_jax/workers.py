@@ -9,7 +9,6 @@ import dataclasses
 import io
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 import traceback
@@ -78,13 +77,15 @@ def run(
             for task in ready[: side_by_side - len(running)]:
                 taken = {each.slot for each in running.values()}
                 slot = min(set(range(side_by_side)) - taken)
-                here, there = context.Pipe(duplex=False)
-                arguments = (there, pickle.dumps(task), slot, side_by_side)
+                here, there = context.Pipe()
+                arguments = (there, slot, side_by_side)
                 process = context.Process(target=_work, args=arguments, daemon=True)
                 tell(f"[{len(tasks) - len(waiting) + 1}/{len(tasks)}] {task.label}")
                 process.start()
                 there.close()  # so that its end is seen here
                 running[here] = _Running(task, slot, process)
+                with contextlib.suppress(OSError):  # of a process that is gone: `_result` says so
+                    here.send(task)
                 waiting.remove(task)
             if not running:
                 raise ValueError(f"nothing ends before {[task.name for task in waiting]} may begin")
@@ -121,8 +122,8 @@ def _result(pipe: Connection, running: _Running) -> tuple[Any, str]:
     return value, printed
 
 
-def _work(pipe: Connection, pickled: bytes, slot: int, shares: int) -> None:
-    """A task's process. The task comes as bytes: to read it may import JAX, and tqdm."""
+def _work(pipe: Connection, slot: int, shares: int) -> None:
+    """A task's process. The task comes by the pipe: to read it may import JAX, and tqdm."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent acts
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(os, "sched_setaffinity"):  # what JAX asks for the number of cores
@@ -134,13 +135,13 @@ def _work(pipe: Connection, pickled: bytes, slot: int, shares: int) -> None:
     os.environ.update(TQDM_POSITION=str(slot), TQDM_LEAVE="")
     printed = io.StringIO()
     try:
-        task = pickle.loads(pickled)
+        task = pipe.recv()
         with contextlib.redirect_stdout(printed):
             value = task.function(*task.arguments)
         pipe.send(("", "", value, printed.getvalue()))
     except (UserError, DivergedError) as error:
         pipe.send((str(error), "", None, ""))
-    except Exception:
+    except Exception:  # whatever it is, the parent raises it
         pipe.send(("", traceback.format_exc(), None, printed.getvalue()))
 
 
