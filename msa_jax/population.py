@@ -32,7 +32,7 @@ class Population:
     mesh: Mesh
     at_once: bool | None = None
 
-    def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def each(self, function: Callable[..., Any], at_once: bool | None = None) -> Callable[..., Any]:
         """`function(member, *shared)` for every member, in one program.
 
         On accelerators members are computed at once. On a CPU each device takes its members one
@@ -41,13 +41,14 @@ class Population:
 
         Args:
           function: of a member's tree, and of arguments that all members share.
+          at_once: whether to go against that; None: no.
 
         Returns:
           The function of a tree with a leading axis [S]; its result has one too.
         """
         if self.size == 1:
             return function
-        at_once = self.at_once
+        at_once = self.at_once if at_once is None else at_once
         if at_once is None:
             at_once = self.mesh.devices.flat[0].platform != "cpu"
 

@@ -73,15 +73,14 @@ def systems(
       overrides: `{dotted name: value}` that replace what the configs say.
       workdir: of all systems; pre-trained encoders are found therein.
       brief: leaves out DAF's control and, unless `overrides` has epochs, gives three quarters of
-        them; to the pre-trained systems, whose encoders have been trained already, half.
+        them.
     """
 
     def configured(name: str, own: Mapping[str, Any]) -> Any:
         config = load(name)
         config.update_from_flattened_dict({**overrides, **own})
         if brief and "training.epochs" not in overrides:
-            share = 0.5 if config.init.encoders else 0.75
-            config.training.epochs = max(1, round(share * config.training.epochs))
+            config.training.epochs = max(1, round(0.75 * config.training.epochs))
         return config
 
     unimodal = [
@@ -215,8 +214,13 @@ def reproduce(
 def _train(
     found: Sequence[System], workdir: str, tell: Callable[[str], None], jobs: int
 ) -> dict[str, dict[str, Any]]:
-    """The results of every system by its name; an encoder is trained before what starts from it."""
+    """The results of every system by its name.
+
+    What starts from the encoders of others comes last: after them, and after what has the same
+    program, which then need not be compiled again.
+    """
     trained = [each for each in found if each.config is not None]
+    trained.sort(key=lambda each: bool(each.config.init.encoders))
     directories = {each.name: str(Workdir(workdir).member(each.name).path) for each in trained}
     runs: dict[str, dict[str, Any]] = {}
     for number, each in enumerate(trained, start=1):

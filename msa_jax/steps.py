@@ -18,7 +18,8 @@ from msa_jax.population import Population
 from msa_jax.state import TrainState
 
 Batch = Mapping[str, jax.Array]
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+Metrics = dict[str, jax.Array]
+JittedTrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[Any, Batch], "Predictions"]
 
 # Part i of a batch draws dropout from `split(rng, accumulate)[i]`, which is `fold_in(rng, i)`: this
@@ -50,6 +51,27 @@ class Predictions:
     weights: dict[str, jax.Array]
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """A pure step, (state, batch) to (state, metrics), for jit, vmap or compiling ahead.
+
+    Attributes:
+      gradients: (state, batch) to the gradients and the metrics of the forward pass. Of the state
+        it needs `params`, `step` and `rng`.
+      update: (state, gradients) to the state after them, and the norm of the gradients. It computes
+        number by number: many members' updates are one, over longer arrays.
+    """
+
+    gradients: Callable[[TrainState, Batch], tuple[Any, Metrics]]
+    update: Callable[[TrainState, Any], tuple[TrainState, jax.Array]]
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """Both, one after the other."""
+        grads, plain = self.gradients(state, batch)
+        state, norm = self.update(state, grads)
+        return state, {**plain, "grad_norm": norm}
+
+
 def make_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -57,7 +79,7 @@ def make_train_step(
     accumulate: int = 1,
     augmentation: Augment = Augment(),  # noqa: B008 (frozen)
 ) -> TrainStep:
-    """The pure update, (state, batch) to (state, metrics), for jit, vmap or compiling ahead.
+    """The step that lowers `objective`.
 
     Args:
       model: called as `apply({"params": ...}, batch, train, rngs) -> Output`.
@@ -86,7 +108,7 @@ def make_train_step(
         loss = jnp.sum(weights * each) + output.aux_loss * jnp.sum(shares)
         return loss, {"loss": jnp.sum(shares * each), plain_metric: jnp.sum(shares * plain)}
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def gradients(state: TrainState, batch: Batch) -> tuple[Any, Metrics]:
         rng = jax.random.fold_in(state.rng, state.step)
         batch = augment.corrupt(batch, jax.random.fold_in(rng, _AUGMENTATION), augmentation)
         rows = (
@@ -96,23 +118,24 @@ def make_train_step(
         )
         gradient = jax.grad(loss_of, has_aux=True)
         if accumulate == 1:
-            grads, plain = gradient(state.params, *rows, rng)
-        else:
+            return gradient(state.params, *rows, rng)
 
-            def add(total: Any, part: Any) -> tuple[Any, None]:
-                return jax.tree.map(jnp.add, total, gradient(state.params, *part)), None
+        def add(total: Any, part: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradient(state.params, *part)), None
 
-            parts = jax.tree.map(lambda x: _split_rows(x, accumulate), rows)
-            zero_metrics = {"loss": jnp.zeros(()), plain_metric: jnp.zeros(())}
-            zero = (jax.tree.map(jnp.zeros_like, state.params), zero_metrics)
-            (grads, plain), _ = jax.lax.scan(add, zero, (*parts, jax.random.split(rng, accumulate)))
+        parts = jax.tree.map(lambda x: _split_rows(x, accumulate), rows)
+        zero_metrics = {"loss": jnp.zeros(()), plain_metric: jnp.zeros(())}
+        zero = (jax.tree.map(jnp.zeros_like, state.params), zero_metrics)
+        total, _ = jax.lax.scan(add, zero, (*parts, jax.random.split(rng, accumulate)))
+        return total
+
+    def update(state: TrainState, grads: Any) -> tuple[TrainState, jax.Array]:
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = dataclasses.replace(state, params=params, opt_state=opt_state, step=state.step + 1)
-        grad_norm = optax.tree.norm(grads)
-        return state, {**plain, "grad_norm": grad_norm}
+        return state, optax.tree.norm(grads)
 
-    return train_step
+    return TrainStep(gradients, update)
 
 
 def make_eval_step(model: nn.Module, objective: Objective) -> EvalStep:
@@ -135,7 +158,7 @@ def jit_train_step(
     state: TrainState,
     values: Mapping[str, jax.Array],
     population: Population,
-) -> TrainStep:
+) -> JittedTrainStep:
     """Compiles for `state`'s shardings and rows spread over the data axis; donates the state.
 
     Args:
@@ -146,10 +169,16 @@ def jit_train_step(
     """
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
     rows = population.places(sharding.over_data(population.mesh))
-    each = population.each(lambda member: make(member[2])(member[0], member[1]))
+    # What a loop over members passes on costs a copy and a program for each leaf of the state: it
+    # computes gradients alone.
+    gradients = population.each(lambda member: make(member[2]).gradients(member[0], member[1]))
+    update = population.each(lambda member: make(member[2]).update(*member[:2]), at_once=True)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        return cast(tuple[TrainState, dict[str, jax.Array]], each((state, batch, values)))
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        needed = dataclasses.replace(state, opt_state=None, selected=None)
+        grads, plain = gradients((needed, batch, values))
+        state, norm = update((state, grads, values))
+        return state, {**plain, "grad_norm": norm}
 
     return jax.jit(
         train_step,

@@ -1,7 +1,8 @@
 """Long tasks side by side on a CPU, each in a process of its own with its share of the cores.
 
 A task alternates between what fills all cores and what fills one (to compile, to draw, to write);
-two of them, each on half of the cores, keep all of them busy.
+two of them, each on half of the cores, keep all of them busy. A process does one task after
+another: what takes seconds to import is imported once.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from msa_jax.errors import DivergedError, UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """What one process does.
+    """What a process does before it is asked for more.
 
     Attributes:
       name: by which others wait for it.
@@ -39,10 +40,9 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Running:
-    task: Task
-    slot: int
+class _Worker:
     process: Any
+    pipe: Connection
 
 
 def run(
@@ -69,47 +69,56 @@ def run(
       ValueError: if tasks wait for one another, or for one that is not there.
     """
     waiting, ended = list(tasks), set[str]()
-    running: dict[Connection, _Running] = {}
-    context = multiprocessing.get_context("spawn")  # a fork would copy JAX's locks
+    workers: list[_Worker] = []
+    running: dict[Connection, tuple[_Worker, Task]] = {}
     try:
         while waiting or running:
             ready = [task for task in waiting if not set(task.after) - ended]
             for task in ready[: side_by_side - len(running)]:
-                taken = {each.slot for each in running.values()}
-                slot = min(set(range(side_by_side)) - taken)
-                here, there = context.Pipe()
-                arguments = (there, slot, side_by_side)
-                process = context.Process(target=_work, args=arguments, daemon=True)
                 tell(f"[{len(tasks) - len(waiting) + 1}/{len(tasks)}] {task.label}")
-                process.start()
-                there.close()  # so that its end is seen here
-                running[here] = _Running(task, slot, process)
+                idle = [each for each in workers if each.pipe not in running]
+                if not idle:
+                    idle = [_start(len(workers), side_by_side)]
+                    workers += idle
+                running[idle[0].pipe] = idle[0], task
                 with contextlib.suppress(OSError):  # of a process that is gone: `_result` says so
-                    here.send(task)
+                    idle[0].pipe.send(task)
                 waiting.remove(task)
             if not running:
                 raise ValueError(f"nothing ends before {[task.name for task in waiting]} may begin")
             for pipe in wait(list(running)):
                 assert isinstance(pipe, Connection)
-                value, printed = _result(pipe, running[pipe])
-                done = running.pop(pipe)
-                done.process.join()
-                ended.add(done.task.name)
-                tell(f"{done.task.label}:\n{printed}".rstrip())
-                yield done.task.name, value
+                worker, task = running[pipe]
+                value, printed = _result(worker, task.label)
+                del running[pipe]
+                ended.add(task.name)
+                tell(f"{task.label}:\n{printed}".rstrip())
+                yield task.name, value
+        for worker in workers:
+            with contextlib.suppress(OSError):
+                worker.pipe.send(None)
+            worker.process.join()
     finally:
-        for each in running.values():
-            each.process.kill()
-            each.process.join()
+        for worker in workers:
+            worker.process.kill()
+            worker.process.join()
 
 
-def _result(pipe: Connection, running: _Running) -> tuple[Any, str]:
-    label = running.task.label
+def _start(slot: int, shares: int) -> _Worker:
+    context = multiprocessing.get_context("spawn")  # a fork would copy JAX's locks
+    here, there = context.Pipe()
+    process = context.Process(target=_work, args=(there, slot, shares), daemon=True)
+    process.start()
+    there.close()  # so that its end is seen here
+    return _Worker(process, here)
+
+
+def _result(worker: _Worker, label: str) -> tuple[Any, str]:
     try:
-        refusal, trace, value, printed = pipe.recv()
+        refusal, trace, value, printed = worker.pipe.recv()
     except (EOFError, OSError):
-        running.process.join()
-        code = running.process.exitcode
+        worker.process.join()
+        code = worker.process.exitcode
         why = ", perhaps for want of memory: --jobs=1 takes less" if code == -signal.SIGKILL else ""
         raise UserError(
             f"{label}: its process was ended (exit code {code}){why}. What it had saved is kept: "
@@ -123,7 +132,7 @@ def _result(pipe: Connection, running: _Running) -> tuple[Any, str]:
 
 
 def _work(pipe: Connection, slot: int, shares: int) -> None:
-    """A task's process. The task comes by the pipe: to read it may import JAX, and tqdm."""
+    """A process. Tasks come by the pipe: to read one may import JAX, and tqdm."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent acts
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(os, "sched_setaffinity"):  # what JAX asks for the number of cores
@@ -133,9 +142,17 @@ def _work(pipe: Connection, slot: int, shares: int) -> None:
         os.sched_setaffinity(0, cores[first : first + share])
     # Of the progress bar: tqdm reads them as it is imported.
     os.environ.update(TQDM_POSITION=str(slot), TQDM_LEAVE="")
+    while _do_next(pipe):
+        pass
+
+
+def _do_next(pipe: Connection) -> bool:
+    """Does the task that comes; returns whether there was one."""
     printed = io.StringIO()
     try:
         task = pipe.recv()
+        if task is None:
+            return False
         with contextlib.redirect_stdout(printed):
             value = task.function(*task.arguments)
         pipe.send(("", "", value, printed.getvalue()))
@@ -143,6 +160,7 @@ def _work(pipe: Connection, slot: int, shares: int) -> None:
         pipe.send((str(error), "", None, ""))
     except Exception:  # whatever it is, the parent raises it
         pipe.send(("", traceback.format_exc(), None, printed.getvalue()))
+    return True
 
 
 def _end_with_parent() -> None:

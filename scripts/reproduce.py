@@ -20,7 +20,7 @@ _SEEDS = flags.DEFINE_integer("seeds", 10, "Runs of each system.", lower_bound=1
 _QUICK = flags.DEFINE_boolean(
     "quick",
     False,
-    "The variant :quick for three quarters of its epochs (pre-trained: half); no control of DAF.",
+    "The variant :quick for three quarters of its epochs; no control of DAF.",
 )
 _JOBS = flags.DEFINE_integer(
     "jobs", None, "Systems trained at once, on a CPU alone; else 2 there.", lower_bound=1

@@ -262,8 +262,7 @@ def test_the_flags_reach_every_config(tmp_path: Path) -> None:
     told = reproduce.systems(load, ("text",), {"training.epochs": 5}, str(tmp_path), brief=True)
     assert {s.config.training.epochs for s in told if s.config is not None} == {5}
     for name in epochs:
-        share = 0.5 if name.endswith("pretrained") else 0.75
-        assert epochs[name] == share * whole[name], name
+        assert epochs[name] == 0.75 * whole[name], name
 
 
 def test_the_report_tells_the_epochs_of_every_system(finished: Any) -> None:

@@ -33,6 +33,10 @@ def cores(_: str) -> set[int]:
     return os.sched_getaffinity(0)
 
 
+def process(_: str) -> int:
+    return os.getpid()
+
+
 def refuse(message: str) -> None:
     raise UserError(message)
 
@@ -110,6 +114,11 @@ def test_progress_bars_stand_in_lines_of_their_own(tmp_path: Path) -> None:
 
     found = dict(workers.run([task("a"), task("b")], 2, lambda _: None))
     assert found == {"a": 0, "b": 1}
+
+
+def test_a_process_does_one_task_after_another() -> None:
+    tasks = [Task(name=str(n), label=str(n), function=process, arguments=("",)) for n in range(4)]
+    assert len({pid for _, pid in workers.run(tasks, 2, lambda _: None)} | {os.getpid()}) <= 3
 
 
 def test_tasks_that_wait_for_one_another_are_refused() -> None:

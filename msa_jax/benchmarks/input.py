@@ -167,7 +167,7 @@ def measure_stream(config: Any) -> dict[str, Any]:
 
 def _train_step(
     config: config_lib.Config, described: system.System, data: dataset.Dataset, mesh: Any
-) -> tuple[steps.TrainStep, state_lib.TrainState]:
+) -> tuple[steps.JittedTrainStep, state_lib.TrainState]:
     total_steps = 1000
     batch = system.abstract_batch(
         data.schema, config.training.batch_size, of_videos=config_lib.of_videos(config)
