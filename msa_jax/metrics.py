@@ -30,19 +30,23 @@ def classification(labels: np.ndarray, predictions: np.ndarray) -> Metrics:
       predictions: [N] predicted classes.
     """
     labels, predictions = np.asarray(labels, int), np.asarray(predictions, int)
-    if not len(labels):
+    size = int(max(labels.max(), predictions.max())) + 1 if len(labels) else 1
+    return _of_confusion(confusion(labels, predictions, size))
+
+
+def _of_confusion(counts: np.ndarray) -> Metrics:
+    counts = counts.astype(np.float64)
+    hits, true, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    total, seen = true.sum(), (true + predicted) > 0
+    if not total:
         return dict.fromkeys(
             ("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy"), float("nan")
         )
-    size = int(max(labels.max(), predictions.max())) + 1
-    counts = confusion(labels, predictions, size).astype(np.float64)
-    hits, true, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
-    seen = (true + predicted) > 0
     f1 = 2 * hits[seen] / (true + predicted)[seen]
     return {
-        "accuracy": float(hits.sum() / len(labels)),
+        "accuracy": float(hits.sum() / total),
         "macro_f1": float(f1.mean()),
-        "weighted_f1": float((f1 * true[seen]).sum() / len(labels)),
+        "weighted_f1": float((f1 * true[seen]).sum() / total),
         "balanced_accuracy": float((hits[true > 0] / true[true > 0]).mean()),
     }
 
@@ -173,8 +177,15 @@ def by_rows(task: Task, scores: np.ndarray, outputs: np.ndarray) -> Callable[[np
     """The metrics of any rows of `scores` and `outputs`, for resampling: classes are found once."""
     if task.is_regression:
         return lambda rows: regression(scores[rows], outputs[rows, 0])
+    classes = task.num_outputs
     labels, predictions = task.labels(scores), outputs.argmax(axis=-1)
-    return lambda rows: classification(labels[rows], predictions[rows])
+    cells = labels * classes + predictions  # of the confusion matrix
+
+    def of_rows(rows: np.ndarray) -> Metrics:
+        counts = np.bincount(cells[rows], minlength=classes**2)
+        return _of_confusion(counts.reshape(classes, classes))
+
+    return of_rows
 
 
 def is_better(name: str, value: float, best: float) -> bool:
