@@ -216,11 +216,12 @@ def _train(
 ) -> dict[str, dict[str, Any]]:
     """The results of every system by its name.
 
-    What starts from the encoders of others comes last: after them, and after what has the same
-    program, which then need not be compiled again.
+    What takes longest comes first, so that those side by side end together; but what starts from
+    the encoders of others comes last: after them, and after what has the same program, which then
+    need not be compiled again.
     """
     trained = [each for each in found if each.config is not None]
-    trained.sort(key=lambda each: bool(each.config.init.encoders))
+    trained.sort(key=lambda s: (bool(s.config.init.encoders), -len(s.config.data.modalities)))
     directories = {each.name: str(Workdir(workdir).member(each.name).path) for each in trained}
     runs: dict[str, dict[str, Any]] = {}
     for number, each in enumerate(trained, start=1):
