@@ -181,7 +181,8 @@ def by_rows(task: Task, scores: np.ndarray, outputs: np.ndarray) -> Callable[[np
         return lambda rows: regression(scores[rows], outputs[rows, 0])
     classes = task.num_outputs
     labels, predictions = task.labels(scores), outputs.argmax(axis=-1)
-    cells = labels * classes + predictions  # of the confusion matrix
+    confusion(labels, predictions, classes)  # refuses what is none of them
+    cells = labels * classes + predictions
 
     def of_rows(rows: np.ndarray) -> Metrics:
         counts = np.bincount(cells[rows], minlength=classes**2)

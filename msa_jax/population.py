@@ -25,7 +25,8 @@ class Population:
     Attributes:
       size: S.
       mesh: whose axis `seed` divides S.
-      at_once: whether a device computes its members at once; None: on accelerators.
+      at_once: whether a device computes its members at once, where nothing else is asked for;
+        None: on accelerators.
     """
 
     size: int
@@ -41,7 +42,7 @@ class Population:
 
         Args:
           function: of a member's tree, and of arguments that all members share.
-          at_once: whether to go against that; None: no.
+          at_once: overrules the population's; None: does not.
 
         Returns:
           The function of a tree with a leading axis [S]; its result has one too.

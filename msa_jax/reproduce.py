@@ -63,7 +63,7 @@ def systems(
     *,
     brief: bool = False,
 ) -> list[System]:
-    """The systems in the order in which they are trained.
+    """The systems in the order of the tables.
 
     DAF takes text and audio, as its paper does; where they are not among the modalities, all.
 
@@ -126,7 +126,7 @@ def reproduce(
     """Trains what is not trained yet and judges all of it.
 
     Args:
-      found: what `systems` gives; their configs share data and task.
+      found: what `systems` gives; their configs share data, task and number of seeds.
       workdir: of all; each system's runs lie in a directory of its name.
       tell: is told what is being done.
       jobs: systems that are trained side by side, for a CPU; 1: in this process. Each has its
@@ -253,7 +253,7 @@ def _train(
 
 
 def _train_alone(config: Any, workdir: str) -> dict[str, Any]:
-    """In a process of its own."""
+    """In one of the processes of `workers.run`."""
     sharding.spread_over_cores(config.num_seeds)
     return train.train_and_evaluate(config, workdir)
 

@@ -18,8 +18,8 @@ from msa_jax.population import Population
 from msa_jax.state import TrainState
 
 Batch = Mapping[str, jax.Array]
-Metrics = dict[str, jax.Array]
-JittedTrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+StepMetrics = dict[str, jax.Array]
+JittedTrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
 EvalStep = Callable[[Any, Batch], "Predictions"]
 
 # Part i of a batch draws dropout from `split(rng, accumulate)[i]`, which is `fold_in(rng, i)`: this
@@ -58,14 +58,14 @@ class TrainStep:
     Attributes:
       gradients: (state, batch) to the gradients and the metrics of the forward pass. Of the state
         it needs `params`, `step` and `rng`.
-      update: (state, gradients) to the state after them, and the norm of the gradients. It computes
-        number by number: many members' updates are one, over longer arrays.
+      update: (state, gradients) to the state after them, and the norm of the gradients. There are
+        no products of matrices in it: many members' updates are one, over longer arrays.
     """
 
-    gradients: Callable[[TrainState, Batch], tuple[Any, Metrics]]
+    gradients: Callable[[TrainState, Batch], tuple[Any, StepMetrics]]
     update: Callable[[TrainState, Any], tuple[TrainState, jax.Array]]
 
-    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         """Both, one after the other."""
         grads, plain = self.gradients(state, batch)
         state, norm = self.update(state, grads)
@@ -108,7 +108,7 @@ def make_train_step(
         loss = jnp.sum(weights * each) + output.aux_loss * jnp.sum(shares)
         return loss, {"loss": jnp.sum(shares * each), plain_metric: jnp.sum(shares * plain)}
 
-    def gradients(state: TrainState, batch: Batch) -> tuple[Any, Metrics]:
+    def gradients(state: TrainState, batch: Batch) -> tuple[Any, StepMetrics]:
         rng = jax.random.fold_in(state.rng, state.step)
         batch = augment.corrupt(batch, jax.random.fold_in(rng, _AUGMENTATION), augmentation)
         rows = (
@@ -174,7 +174,7 @@ def jit_train_step(
     gradients = population.each(lambda member: make(member[2]).gradients(member[0], member[1]))
     update = population.each(lambda member: make(member[2]).update(*member[:2]), at_once=True)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         needed = dataclasses.replace(state, opt_state=None, selected=None)
         grads, plain = gradients((needed, batch, values))
         state, norm = update((state, grads, values))

@@ -1,4 +1,4 @@
-"""Long tasks side by side on a CPU, each in a process of its own with its share of the cores.
+"""Long tasks side by side on a CPU, in processes that each have their share of the cores.
 
 A task alternates between what fills all cores and what fills one (to compile, to draw, to write);
 two of them, each on half of the cores, keep all of them busy. A process does one task after
@@ -41,6 +41,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class _Worker:
+    slot: int
     process: Any
     pipe: Connection
 
@@ -69,20 +70,20 @@ def run(
       ValueError: if tasks wait for one another, or for one that is not there.
     """
     waiting, ended = list(tasks), set[str]()
-    workers: list[_Worker] = []
+    workers: dict[int, _Worker] = {}  # by slot
     running: dict[Connection, tuple[_Worker, Task]] = {}
     try:
         while waiting or running:
             ready = [task for task in waiting if not set(task.after) - ended]
             for task in ready[: side_by_side - len(running)]:
                 tell(f"[{len(tasks) - len(waiting) + 1}/{len(tasks)}] {task.label}")
-                idle = [each for each in workers if each.pipe not in running]
-                if not idle:
-                    idle = [_start(len(workers), side_by_side)]
-                    workers += idle
-                running[idle[0].pipe] = idle[0], task
+                taken = {worker.slot for worker, _ in running.values()}
+                slot = min(set(range(side_by_side)) - taken)
+                if slot not in workers or not workers[slot].process.is_alive():
+                    workers[slot] = _start(slot, side_by_side)
+                running[workers[slot].pipe] = workers[slot], task
                 with contextlib.suppress(OSError):  # of a process that is gone: `_result` says so
-                    idle[0].pipe.send(task)
+                    workers[slot].pipe.send(task)
                 waiting.remove(task)
             if not running:
                 raise ValueError(f"nothing ends before {[task.name for task in waiting]} may begin")
@@ -94,12 +95,13 @@ def run(
                 ended.add(task.name)
                 tell(f"{task.label}:\n{printed}".rstrip())
                 yield task.name, value
-        for worker in workers:
+        for worker in workers.values():
             with contextlib.suppress(OSError):
                 worker.pipe.send(None)
+        for worker in workers.values():
             worker.process.join()
     finally:
-        for worker in workers:
+        for worker in workers.values():
             worker.process.kill()
             worker.process.join()
 
@@ -110,7 +112,7 @@ def _start(slot: int, shares: int) -> _Worker:
     process = context.Process(target=_work, args=(there, slot, shares), daemon=True)
     process.start()
     there.close()  # so that its end is seen here
-    return _Worker(process, here)
+    return _Worker(slot, process, here)
 
 
 def _result(worker: _Worker, label: str) -> tuple[Any, str]:
@@ -151,8 +153,14 @@ def _do_next(pipe: Connection) -> bool:
     printed = io.StringIO()
     try:
         task = pipe.recv()
-        if task is None:
-            return False
+    except EOFError:  # the parent is gone
+        return False
+    except Exception:  # such as a module that cannot be imported
+        pipe.send(("", traceback.format_exc(), None, ""))
+        return True
+    if task is None:
+        return False
+    try:
         with contextlib.redirect_stdout(printed):
             value = task.function(*task.arguments)
         pipe.send(("", "", value, printed.getvalue()))

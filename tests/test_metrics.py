@@ -106,6 +106,19 @@ def test_regression_baselines() -> None:
     assert np.isnan(rows["best_constant"]["corr"])
 
 
+@pytest.mark.parametrize("rows", [[], [3, 3, 3], [0, 1, 2, 3, 4, 4, 1]])
+def test_metrics_of_rows_are_those_of_a_split_with_these_rows(rows: list[int]) -> None:
+    task = Task(kind="three_class")
+    scores = np.array([-2.0, 0.0, 0.4, 3.0, 1.5])
+    outputs = np.eye(3)[[0, 1, 2, 2, 0]]
+    chosen = np.array(rows, int)
+    found = metrics.by_rows(task, scores, outputs)(chosen)
+    labels, predictions = task.labels(scores[chosen]), outputs[chosen].argmax(axis=-1)
+    assert found == pytest.approx(metrics.classification(labels, predictions), nan_ok=True)
+    with pytest.raises(ValueError, match=r"not \[0, 3\)"):
+        metrics.by_rows(task, scores, np.eye(4)[[0, 1, 2, 3, 0]])
+
+
 def test_confusion_equals_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     labels, predicted = rng.integers(0, 3, 60), rng.integers(0, 4, 60)

@@ -200,6 +200,9 @@ def _build_jax(contender: Contender, folder: Path) -> Runner:
             bucket: step.lower(state, example).compile()  # type: ignore[attr-defined]
             for bucket, example in examples.items()
         }
+        updates = jax.jit(population.each(lambda member: made.update(*member), at_once=True))
+        counted: Any = updates.lower((state, state.params)).compile()
+        update = counted.cost_analysis()["flops"]
 
     def run() -> None:
         nonlocal state
@@ -209,9 +212,10 @@ def _build_jax(contender: Contender, folder: Path) -> Runner:
             jax.block_until_ready(metrics)
 
     costs = {bucket: program.cost_analysis()["flops"] for bucket, program in programs.items()}
-    # Members of a population on a CPU are a loop, whose body XLA counts once.
+    # Members of a population on a CPU are a loop, whose body XLA counts once. Updates are in none.
     looped = contender.seeds // mesh.shape["seed"] if jax.default_backend() == "cpu" else 1
-    flops = looped * mesh.size * sum(costs[bucket] for bucket in shapes)
+    uncounted = sum(costs[bucket] - update for bucket in shapes) * (looped - 1)
+    flops = mesh.size * (sum(costs[bucket] for bucket in shapes) + uncounted)
     return _Ready(flops, _matmul_peak_jax(), run)
 
 
