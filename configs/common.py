@@ -59,7 +59,8 @@ def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.Conf
 
     `quick` shrinks data, model and time; `mosi` is for small real data such as CMU-MOSI's 1,209
     training utterances: encoders of one layer, strong dropout, early stopping, chosen on validation
-    (heads keep their size); `context` judges each utterance among those of its video.
+    (heads keep their size); `vectors` is for features that are one vector an utterance; `context`
+    judges each utterance among those of its video.
 
     Raises:
       ValueError: if there is no such variant.
@@ -67,7 +68,8 @@ def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.Conf
     names = [each for each in name.split("+") if each]
     for each in names:
         if each not in _VARIANTS:
-            raise ValueError(f"there is no variant {each!r}: use :quick, :mosi, :context or none.")
+            known = ", ".join(f":{name}" for name in _VARIANTS)
+            raise ValueError(f"there is no variant {each!r}: use {known}, joined by +, or none.")
     for each, change in _VARIANTS.items():  # in whatever order they are named
         if each in names:
             change(config)
@@ -95,4 +97,13 @@ def _context(config: ml_collections.ConfigDict) -> None:
     config.training.update(batch_size=8, eval_batch_size=8)  # videos
 
 
-_VARIANTS = {"quick": _quick, "mosi": _mosi, "context": _context}
+def _vectors(config: ml_collections.ConfigDict) -> None:
+    # There is nothing to attend to. A norm of layers would take from a vector how much it says.
+    config.model.encoder.update(
+        width=256, num_layers=0, norm="post", dropout=0.0, input_dropout=0.4
+    )
+    config.model.context.update(width=64, residual=False)
+    config.training.update(epochs=60, patience=20)
+
+
+_VARIANTS = {"quick": _quick, "mosi": _mosi, "context": _context, "vectors": _vectors}

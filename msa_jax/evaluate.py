@@ -106,7 +106,7 @@ class Restored:
       config: of the run.
       system: its task, objective and model.
       params: on the devices of `mesh`.
-      mesh: over all devices here.
+      mesh: over all devices here; parameters that training spread are spread over them.
       split: the data, normalised as the training data were.
       feed: of the split.
       plan: every row of the split once.
@@ -198,7 +198,7 @@ def restore(
         fitted = Normalization.from_json(saved["normalization"])
         rows = dataclasses.replace(rows, normalization=fitted)
         described = system.build(config)
-        mesh = sharding.build_mesh(config_lib.Mesh())
+        mesh = _mesh(config.mesh)
         with jax.set_mesh(mesh):
             abstract = _abstract_params(described, schema, mesh, config_lib.of_videos(config))
             params = checkpoints.restore_selected(abstract)
@@ -222,6 +222,12 @@ def restore(
         ),
         baselines=saved["schema"]["baselines"],
     )
+
+
+def _mesh(trained_on: config_lib.Mesh) -> Mesh:
+    """All devices here, be they others than those of the run."""
+    spread = trained_on.fsdp != 1 or trained_on.model != 1
+    return sharding.build_mesh(config_lib.Mesh(data=1, fsdp=-1) if spread else config_lib.Mesh())
 
 
 def _abstract_params(

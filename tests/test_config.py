@@ -19,7 +19,7 @@ def test_config_files_resolve_and_survive_json() -> None:
     assert to_dict(resolve(json.loads(json.dumps(to_dict(config))))) == to_dict(config)
 
 
-@pytest.mark.parametrize("variant", ["", "quick", "mosi", "mosi+context"])
+@pytest.mark.parametrize("variant", ["", "quick", "mosi", "mosi+vectors+context"])
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "common"])
 def test_every_config_describes_a_system(name: str, variant: str) -> None:
     config = importlib.import_module(f"configs.{name}").get_config(variant)
@@ -107,7 +107,9 @@ def test_unknown_variant_is_refused() -> None:
 
 
 def test_variants_are_joined_in_any_order() -> None:
-    one, other = (attention.get_config(name) for name in ("mosi+context", "context+mosi"))
+    one, other = (
+        attention.get_config(name) for name in ("mosi+vectors+context", "vectors+context+mosi")
+    )
     assert one.to_dict() == other.to_dict()
     assert (one.model.context.kind, one.training.batch_size) == ("recurrent", 8)
     assert one.optimizer.name == "adamw"

@@ -8,6 +8,7 @@ import pytest
 
 from msa_jax import models
 from msa_jax.errors import UserError
+from msa_jax.models.context import Context
 from tests.conftest import random_batch
 
 VIDEOS, UTTERANCES = 3, 4
@@ -134,6 +135,24 @@ def test_several_layers_a_residual_and_bfloat16(kind: str) -> None:
     logits = model.apply(variables, batch, False).logits
     assert logits.dtype == np.float32
     assert np.isfinite(logits).all()
+
+
+def test_dropout_falls_between_recurrent_layers() -> None:
+    """On features of zeros, of which the first dropout leaves as much."""
+
+    def outputs_of(num_layers: int) -> np.ndarray:
+        layer = Context(kind="recurrent", width=8, num_layers=num_layers, dropout=0.5)
+        features, mask = np.zeros((6, 5)), np.ones((2, 3), bool)
+        shapes = layer.init(jax.random.key(0), features, mask, False)
+        ones = jax.tree.map(np.ones_like, shapes)
+        draws = [
+            layer.apply(ones, features, mask, True, rngs={"dropout": jax.random.key(n)})
+            for n in range(4)
+        ]
+        return np.std(draws, axis=0)
+
+    assert (outputs_of(1) == 0).all()
+    assert outputs_of(2).max() > 1e-3
 
 
 @pytest.mark.parametrize(

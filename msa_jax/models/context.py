@@ -25,7 +25,7 @@ class Context(nn.Module):
       num_layers: of either kind.
       num_heads: of the transformer, a divisor of the width.
       residual: add the utterance's own features, projected.
-      dropout: rate on what comes in, and in the transformer's layers.
+      dropout: rate on what comes into every recurrent layer, and in the transformer's.
       dtype: of the computation.
     """
 
@@ -46,12 +46,18 @@ class Context(nn.Module):
         x = features.reshape(videos, utterances, -1)
         x = Dropout(self.dropout)(x, deterministic=not train)
         own = nn.Dense(self.width, dtype=self.dtype, name="project")(x)
-        x = self._attend(own, mask, train) if self.kind == "transformer" else self._recur(x, mask)
+        x = (
+            self._attend(own, mask, train)
+            if self.kind == "transformer"
+            else self._recur(x, mask, train)
+        )
         return (x + own if self.residual else x).reshape(videos * utterances, -1)
 
-    def _recur(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+    def _recur(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
         lengths = mask.sum(axis=1)
         for layer in range(self.num_layers):
+            if layer:
+                x = Dropout(self.dropout)(x, deterministic=not train)
             directions: list[jax.Array] = []
             for name in ("forward", "backward"):
                 cell = nn.OptimizedLSTMCell(
