@@ -10,7 +10,7 @@ from configs import common
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The paper's system; see `common.variant` for `quick` and `mosi`."""
+    """The paper's system; see `common.variant` for the variants."""
     config = common.get_config()
     config.data.modalities = ("audio",)
     config.model = {

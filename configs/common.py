@@ -59,8 +59,9 @@ def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.Conf
 
     `quick` shrinks data, model and time; `mosi` is for small real data such as CMU-MOSI's 1,209
     training utterances: encoders of one layer, strong dropout, early stopping, chosen on validation
-    (heads keep their size); `vectors` is for features that are one vector an utterance; `context`
-    judges each utterance among those of its video.
+    (heads keep their size); `vectors` is for features that are one vector an utterance, which leave
+    encoders no layers (fusions of sequences keep their own); `context` judges each utterance among
+    those of its video.
 
     Raises:
       ValueError: if there is no such variant.
@@ -98,7 +99,8 @@ def _context(config: ml_collections.ConfigDict) -> None:
 
 
 def _vectors(config: ml_collections.ConfigDict) -> None:
-    # There is nothing to attend to. A norm of layers would take from a vector how much it says.
+    # There is nothing to attend to, and a norm would take from a vector how much it says: "post"
+    # norms stand in layers alone. Context is that of the docs, after `_context`.
     config.model.encoder.update(
         width=256, num_layers=0, norm="post", dropout=0.0, input_dropout=0.4
     )

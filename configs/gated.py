@@ -11,7 +11,7 @@ from configs import common
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """The encoders of A1 and A2 below; see `common.variant` for `quick` and `mosi`."""
+    """The encoders of A1 and A2 below; see `common.variant` for the variants."""
     config = common.get_config()
     config.model = {
         "name": "gated",

@@ -12,7 +12,7 @@ from configs import common
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """Our sizes; see `common.variant` for `quick` and `mosi`."""
+    """Our sizes; see `common.variant` for the variants."""
     config = common.get_config()
     config.model = {
         "name": "temporal",
@@ -22,12 +22,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         "num_heads": 8,
         "dropout": 0.1,
         "attention_dropout": 0.0,
-        "encoder": common.encoder(),
+        "encoder": {**common.encoder(), "num_layers": 1},
         "context": common.context(),
         "classifier": {"hidden": (), "dropout": 0.1},
     }
     config = common.variant(config, variant)
-    config.model.encoder.update(num_layers=1)
     if "quick" in variant.split("+"):
         config.model.update(num_layers=1, num_heads=4)
     return config

@@ -12,7 +12,7 @@ from configs import common
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """Our sizes; see `common.variant` for `quick` and `mosi`."""
+    """Our sizes; see `common.variant` for the variants."""
     config = common.get_config()
     config.model = {
         "name": "translate",
@@ -21,12 +21,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         "translation_weight": 0.1,
         "dropout": 0.1,
         "attention_dropout": 0.0,
-        "encoder": common.encoder(),
+        "encoder": {**common.encoder(), "num_layers": 1},
         "context": common.context(),
         "classifier": {"hidden": (), "dropout": 0.1},
     }
     config = common.variant(config, variant)
-    config.model.encoder.update(num_layers=1)
     if "quick" in variant.split("+"):
         config.model.encoder.dropout = 0.1
         config.model.update(num_heads=4)

@@ -106,7 +106,7 @@ class Restored:
       config: of the run.
       system: its task, objective and model.
       params: on the devices of `mesh`.
-      mesh: over all devices here; parameters that training spread are spread over them.
+      mesh: over all devices here. Where training spread parameters, large ones are spread.
       split: the data, normalised as the training data were.
       feed: of the split.
       plan: every row of the split once.
@@ -225,7 +225,10 @@ def restore(
 
 
 def _mesh(trained_on: config_lib.Mesh) -> Mesh:
-    """All devices here, be they others than those of the run."""
+    """All devices here, be they others than those of the run.
+
+    What was spread over `model` is spread over `fsdp` here, which takes any number of devices.
+    """
     spread = trained_on.fsdp != 1 or trained_on.model != 1
     return sharding.build_mesh(config_lib.Mesh(data=1, fsdp=-1) if spread else config_lib.Mesh())
 

@@ -88,7 +88,8 @@ def predict(
 
         def one(pattern: Pattern) -> jax.Array:
             luck = jax.tree.map(lambda leaf: leaf[pattern.draw], drawn)
-            return eval_step(params, conditions.corrupt(batch, luck, pattern, modalities)).outputs
+            corrupted = conditions.corrupt(batch, luck, pattern, modalities)
+            return eval_step(params, jax.tree.map(sharding.keep_rows, corrupted)).outputs
 
         return over_patterns(one, patterns, mesh)
 

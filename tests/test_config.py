@@ -19,7 +19,7 @@ def test_config_files_resolve_and_survive_json() -> None:
     assert to_dict(resolve(json.loads(json.dumps(to_dict(config))))) == to_dict(config)
 
 
-@pytest.mark.parametrize("variant", ["", "quick", "mosi", "mosi+vectors+context"])
+@pytest.mark.parametrize("variant", ["", "quick", "mosi", "mosi+context", "mosi+vectors+context"])
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "common"])
 def test_every_config_describes_a_system(name: str, variant: str) -> None:
     config = importlib.import_module(f"configs.{name}").get_config(variant)
@@ -113,5 +113,9 @@ def test_variants_are_joined_in_any_order() -> None:
     assert one.to_dict() == other.to_dict()
     assert (one.model.context.kind, one.training.batch_size) == ("recurrent", 8)
     assert one.optimizer.name == "adamw"
-    with pytest.raises(ValueError, match="no variant 'qick'"):
+    encoder = one.model.encoder
+    assert (encoder.num_layers, encoder.norm, encoder.dropout) == (0, "post", 0)
+    assert not one.model.context.residual
+    assert attention.get_config("mosi+context").model.context.residual
+    with pytest.raises(ValueError, match=r"no variant 'qick'.*:mosi, :context, :vectors"):
         attention.get_config("mosi+qick")

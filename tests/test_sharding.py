@@ -195,12 +195,13 @@ command.run(main.main)
 _JUDGES = """
 import json, sys
 import jax
-from msa_jax import evaluate
+from msa_jax import conditions, evaluate, robustness
 restored = evaluate.restore(sys.argv[1])
 largest = max(jax.tree.leaves(restored.params), key=lambda leaf: leaf.size)
 share = largest.addressable_shards[0].data.size / largest.size
 outputs = restored.evaluate().predictions.outputs.tolist()
-print(json.dumps({"share": share, "outputs": outputs}))
+complete = robustness.predict(restored, [(conditions.COMPLETE, 0)])[0].tolist()
+print(json.dumps({"share": share, "outputs": outputs, "complete": complete}))
 """
 
 
@@ -220,12 +221,13 @@ def test_a_run_goes_on_with_other_meshes_and_the_same_losses(
     run(command(path, tmp_path / "whole", *wide, fsdp), devices=8)
     arguments = command(path, tmp_path / "died", *wide, fsdp)
     run([sys.executable, "-c", _DIES, *arguments[3:]], devices=8)
-    judged = {
-        devices: json.loads(run([sys.executable, "-c", _JUDGES, str(tmp_path / "whole")], devices))
+    one, eight = (
+        json.loads(run([sys.executable, "-c", _JUDGES, str(tmp_path / "whole")], devices))
         for devices in (1, 8)
-    }
-    assert (judged[1]["share"], judged[8]["share"]) == (1, 1 / 8)
-    np.testing.assert_allclose(judged[1]["outputs"], judged[8]["outputs"], atol=1e-6)
+    )
+    assert (one["share"], eight["share"]) == (1, 1 / 8)
+    for found in (one["complete"], eight["outputs"], eight["complete"]):
+        np.testing.assert_allclose(one["outputs"], found, atol=1e-6)
     both = ("--config.mesh.fsdp=4", "--config.mesh.model=2")
     for name, devices, mesh in (("other", 8, both), ("one", 1, ())):
         shutil.copytree(tmp_path / "died", tmp_path / name)

@@ -25,7 +25,8 @@ class Context(nn.Module):
       num_layers: of either kind.
       num_heads: of the transformer, a divisor of the width.
       residual: add the utterance's own features, projected.
-      dropout: rate on what comes into every recurrent layer, and in the transformer's.
+      dropout: rate on the features that come in, between recurrent layers, and in the transformer's
+        layers.
       dtype: of the computation.
     """
 
