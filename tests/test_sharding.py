@@ -6,6 +6,7 @@ python -m tests.test_sharding
 
 import importlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -24,10 +25,10 @@ from msa_jax import optim, sharding, system
 from msa_jax import state as state_lib
 from msa_jax.data.schema import FeatureSchema
 from msa_jax.errors import UserError
-from tests.test_processes import command, run
+from tests.test_processes import ROOT, command, run
 
 GOLDEN = Path(__file__).with_name("sharding.txt")
-SYSTEMS = ("attention", "primary")
+SYSTEMS = sorted(path.stem for path in ROOT.glob("configs/*.py") if path.stem != "common")
 MESHES = ({"data": 8}, {"fsdp": 8}, {"fsdp": 4, "model": 2})
 MOSEI = FeatureSchema(
     fingerprint="",
@@ -61,7 +62,10 @@ def specs(tree: Any, mesh: AbstractMesh) -> dict[str, P]:
 
 
 def golden() -> str:
-    """A line a parameter: its path, its shape, and the axis of each dimension on each mesh."""
+    """A line a parameter: its path, its shape, and the axis of each dimension on each mesh.
+
+    Layers and modalities that lie alike are one line, in whose path `*` stands for them.
+    """
     lines = []
     for name in SYSTEMS:
         params = shapes_of(name).params
@@ -71,7 +75,9 @@ def golden() -> str:
         rows = [(f"configs/{name}.py", "shape", *titles)]
         for path, shape in zip(placed[0], shapes, strict=True):
             axes = [" ".join(axis or "-" for axis in each[path]) or "whole" for each in placed]
-            rows.append((path, "x".join(map(str, shape)) or "scalar", *axes))
+            alike = re.sub(r"(?<=_)\d+(?=/)|(?<![a-z])(audio|text|vision)(?![a-z])", "*", path)
+            rows.append((alike, "x".join(map(str, shape)) or "scalar", *axes))
+        rows = list(dict.fromkeys(rows))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
