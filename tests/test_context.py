@@ -142,7 +142,7 @@ def test_dropout_falls_between_recurrent_layers() -> None:
 
     def outputs_of(num_layers: int) -> np.ndarray:
         layer = Context(kind="recurrent", width=8, num_layers=num_layers, dropout=0.5)
-        features, mask = np.zeros((6, 5)), np.ones((2, 3), bool)
+        features, mask = np.zeros((6, 5), np.float32), np.ones((2, 3), bool)
         shapes = layer.init(jax.random.key(0), features, mask, False)
         ones = jax.tree.map(np.ones_like, shapes)
         draws = [

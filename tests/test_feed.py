@@ -131,3 +131,22 @@ def test_the_resident_feed_compiles_once_for_each_shape(loaded: dataset.Dataset)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert len(traced) == len(buckets) > 1
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        ([(slice(None), slice(0, 4)), (slice(None), slice(4, 8))], np.s_[:, :]),
+        ([(slice(1, 2), slice(4, 8)), (slice(1, 2), slice(4, 8))], np.s_[1:2, 4:]),  # copies
+        ([(slice(None), slice(6, 8)), (slice(None), slice(0, 2))], np.s_[:, [0, 1, 6, 7]]),
+    ],
+)
+def test_a_process_reads_the_rows_of_its_devices(places: list[Any], expected: Any) -> None:
+    class Sharding:
+        def addressable_devices_indices_map(self, shape: tuple[int, ...]) -> dict[int, Any]:
+            assert shape == (2, 8)
+            return dict(enumerate(places))
+
+    rows = np.arange(16).reshape(2, 8)
+    found = feed.own_rows(Sharding(), rows)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found, rows[expected])
