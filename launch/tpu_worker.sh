@@ -38,6 +38,7 @@ case $verb in
     else
       rm -f "$RUN/status"
       show "$@" >"$RUN/command"
+      : >"$RUN/log" # here, or `tail` below might still read the log of the command before
       # shellcheck disable=SC2016
       setsid bash -c '
         trap : TERM # wait for the status of a command that is told to stop
@@ -45,7 +46,7 @@ case $verb in
         status=0
         "${@:2}" || status=$?
         echo "$status" >"$1/status.new" && mv "$1/status.new" "$1/status"
-      ' worker "$RUN" "$@" </dev/null >"$RUN/log" 2>&1 &
+      ' worker "$RUN" "$@" </dev/null >>"$RUN/log" 2>&1 &
       echo "$!" >"$RUN/pid"
     fi
     tail --follow --lines=+1 --sleep-interval=0.2 --pid="$(<"$RUN/pid")" "$RUN/log"
