@@ -69,8 +69,8 @@ def variant(config: ml_collections.ConfigDict, name: str) -> ml_collections.Conf
     names = [each for each in name.split("+") if each]
     for each in names:
         if each not in _VARIANTS:
-            known = ", ".join(f":{name}" for name in _VARIANTS)
-            raise ValueError(f"there is no variant {each!r}: use {known}, joined by +, or none.")
+            known = ", ".join(_VARIANTS)
+            raise ValueError(f"there is no variant {each!r}: {known} are, joined by +.")
     for each, change in _VARIANTS.items():  # in whatever order they are named
         if each in names:
             change(config)
@@ -100,7 +100,7 @@ def _context(config: ml_collections.ConfigDict) -> None:
 
 def _vectors(config: ml_collections.ConfigDict) -> None:
     # There is nothing to attend to, and a norm would take from a vector how much it says: "post"
-    # norms stand in layers alone. Context is that of the docs, after `_context`.
+    # norms stand in layers alone. Overrides `_context`, which comes before it in `_VARIANTS`.
     config.model.encoder.update(
         width=256, num_layers=0, norm="post", dropout=0.0, input_dropout=0.4
     )

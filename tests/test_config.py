@@ -24,6 +24,8 @@ def test_config_files_resolve_and_survive_json() -> None:
 def test_every_config_describes_a_system(name: str, variant: str) -> None:
     config = importlib.import_module(f"configs.{name}").get_config(variant)
     assert system.build(resolve(config)).task.kind == "three_class"
+    if "vectors" in variant:
+        assert config.model.encoder.num_layers == 0
 
 
 @pytest.mark.parametrize(
@@ -117,5 +119,5 @@ def test_variants_are_joined_in_any_order() -> None:
     assert (encoder.num_layers, encoder.norm, encoder.dropout) == (0, "post", 0)
     assert not one.model.context.residual
     assert attention.get_config("mosi+context").model.context.residual
-    with pytest.raises(ValueError, match=r"no variant 'qick'.*:mosi, :context, :vectors"):
+    with pytest.raises(ValueError, match=r"no variant 'qick'.*mosi, context, vectors"):
         attention.get_config("mosi+qick")

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,11 @@ from msa_jax.errors import UserError
 from tests.test_processes import ROOT, command, run
 
 GOLDEN = Path(__file__).with_name("sharding.txt")
-SYSTEMS = sorted(path.stem for path in ROOT.glob("configs/*.py") if path.stem != "common")
+SYSTEMS = sorted(
+    path.stem
+    for path in ROOT.glob("configs/*.py")
+    if path.stem not in ("common", "attention_robust")
+)
 MESHES = ({"data": 8}, {"fsdp": 8}, {"fsdp": 4, "model": 2})
 MOSEI = FeatureSchema(
     fingerprint="",
@@ -64,7 +69,8 @@ def specs(tree: Any, mesh: AbstractMesh) -> dict[str, P]:
 def golden() -> str:
     """A line a parameter: its path, its shape, and the axis of each dimension on each mesh.
 
-    Layers and modalities that lie alike are one line, in whose path `*` stands for them.
+    Layers and modalities that lie alike are one line, which says how many they are and in whose
+    path `*` stands for them.
     """
     lines = []
     for name in SYSTEMS:
@@ -72,12 +78,13 @@ def golden() -> str:
         placed = [specs(params, mesh_of(**sizes)) for sizes in MESHES]
         shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
         titles = [" ".join(f"{axis}={size}" for axis, size in sizes.items()) for sizes in MESHES]
-        rows = [(f"configs/{name}.py", "shape", *titles)]
+        rows = [("many", f"configs/{name}.py", "shape", *titles)]
+        found: Counter[tuple[str, ...]] = Counter()
         for path, shape in zip(placed[0], shapes, strict=True):
             axes = [" ".join(axis or "-" for axis in each[path]) or "whole" for each in placed]
             alike = re.sub(r"(?<=_)\d+(?=/)|(?<![a-z])(audio|text|vision)(?![a-z])", "*", path)
-            rows.append((alike, "x".join(map(str, shape)) or "scalar", *axes))
-        rows = list(dict.fromkeys(rows))
+            found[alike, "x".join(map(str, shape)) or "scalar", *axes] += 1
+        rows += [(str(many), *row) for row, many in found.items()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -201,13 +208,14 @@ command.run(main.main)
 _JUDGES = """
 import json, sys
 import jax
-from msa_jax import conditions, evaluate, robustness
+from msa_jax import conditions, config, evaluate, robustness
 restored = evaluate.restore(sys.argv[1])
 largest = max(jax.tree.leaves(restored.params), key=lambda leaf: leaf.size)
 share = largest.addressable_shards[0].data.size / largest.size
 outputs = restored.evaluate().predictions.outputs.tolist()
 complete = robustness.predict(restored, [(conditions.COMPLETE, 0)])[0].tolist()
-print(json.dumps({"share": share, "outputs": outputs, "complete": complete}))
+cut = evaluate._mesh(config.Mesh(model=2)).shape["fsdp"]
+print(json.dumps({"share": share, "cut": cut, "outputs": outputs, "complete": complete}))
 """
 
 
@@ -232,6 +240,7 @@ def test_a_run_goes_on_with_other_meshes_and_the_same_losses(
         for devices in (1, 8)
     )
     assert (one["share"], eight["share"]) == (1, 1 / 8)
+    assert (one["cut"], eight["cut"]) == (1, 8)
     for found in (one["complete"], eight["outputs"], eight["complete"]):
         np.testing.assert_allclose(one["outputs"], found, atol=1e-6)
     both = ("--config.mesh.fsdp=4", "--config.mesh.model=2")
