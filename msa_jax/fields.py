@@ -30,7 +30,7 @@ _AT_LEAST = {
     "training.evaluations_per_epoch": 1,
     "training.patience": 0,
     "width": 1,
-    "kernel": 1,
+    "kernel": 0,
     "hidden": 1,
     "num_layers": 0,
     "num_self_layers": 0,

@@ -137,6 +137,22 @@ def test_several_layers_a_residual_and_bfloat16(kind: str) -> None:
     assert np.isfinite(logits).all()
 
 
+@pytest.mark.parametrize("residual", [False, True])
+def test_every_parameter_is_used(kind: str, residual: bool) -> None:
+    layer = Context(kind=kind, width=8, num_heads=2, num_layers=2, residual=residual)
+    features = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32)
+    mask = np.ones((2, 3), bool)
+    variables = layer.init(jax.random.key(0), features, mask, False)
+    gradient = jax.grad(lambda v: (layer.apply(v, features, mask, False) ** 3).sum())(variables)
+    # A softmax does not feel what is added to all its scores.
+    unfelt = {
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)
+        if not np.abs(leaf).max() > 1e-5 and "'key']['bias'" not in jax.tree_util.keystr(path)
+    }
+    assert not unfelt
+
+
 def test_dropout_falls_between_recurrent_layers() -> None:
     """On features of zeros, of which the first dropout leaves as much."""
 

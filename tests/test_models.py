@@ -308,6 +308,12 @@ def test_late_classifiers_learn_independently(batch: Any) -> None:
         ({"name": "early", "encoder": {"dropout": 1.0}}, "encoder.dropout=1.0.*at most 0.99"),
         ({"name": "early", "encoder": {"layers": "scaned"}}, "encoder.layers='scaned'.*'scanned'"),
         ({"name": "early", "encoder": {"kernel": 4}}, "encoder.kernel=4.*odd number"),
+        ({"name": "attention", "encoder": {"kernel": 0}}, "kernel=0.*attention wants.*alike.*daf"),
+        ({"name": "daf", "encoder": {"kernel": 0}}, "num_layers=2 needs the first layer"),
+        (
+            {"name": "daf", "encoder": {"kernel": 0, "num_layers": 0}},
+            "positions=sinusoidal needs the first layer.*use none",
+        ),
         ({"name": "bottleneck", "num_bottlenecks": 0}, "num_bottlenecks=0.*at least 1"),
         ({"name": "primary", "temperature": 0.0}, "temperature=0.0.*at least 0.01"),
         ({"name": "early", "encoder": {"width": 0}}, "encoder.width=0.*at least 1"),
@@ -317,6 +323,22 @@ def test_late_classifiers_learn_independently(batch: Any) -> None:
 def test_refusals_name_the_field(description: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         models.build(description, modalities=("text", "audio"), num_outputs=3)
+
+
+@pytest.mark.parametrize("name", sorted(models.ANY_WIDTHS))
+def test_without_a_first_layer_frames_go_as_they_are(name: str, batch: Any) -> None:
+    encoder = {"kernel": 0, "num_layers": 0, "positions": "none", "norm": "post", "dropout": 0.0}
+    modalities = ("text",) if name == "unimodal" else ("text", "audio", "vision")
+    description = {"name": name, "encoder": encoder}
+    model = models.build(description, modalities=modalities, num_outputs=3)
+    variables = model.init(jax.random.key(0), batch, False)
+    assert not any(part.startswith("encoders") for part in variables["params"])
+    output = model.apply(variables, batch, False)
+    assert output.logits.shape == (6, 3)
+    for modality in modalities:
+        frames, mask = batch[modality], batch[f"{modality}_mask"][..., None]
+        mean = (frames * mask).sum(axis=1) / np.maximum(mask.sum(axis=1), 1)
+        close(output.pooled[modality], mean)
 
 
 def test_pairs_of_one_modality_are_refused() -> None:

@@ -52,7 +52,7 @@ def shapes_of(name: str, **changes: Any) -> state_lib.TrainState:
     described.update_from_flattened_dict(changes)
     config = config_lib.resolve(described)
     model, optimizer = system.build(config).model, optim.build(config.optimizer, 100)
-    batch = system.abstract_batch(MOSEI, 8, of_videos=False)
+    batch = system.abstract_batch(MOSEI, 8, of_videos=config_lib.of_videos(config))
     return jax.eval_shape(
         lambda batch: state_lib.initialize(model, optimizer, batch, jnp.uint32(0)), batch
     )

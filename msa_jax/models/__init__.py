@@ -43,6 +43,8 @@ FUSIONS: dict[str, Any] = {
 }
 # Whole models, whose classifiers vote: called as `model(batch, train) -> Output`.
 VOTERS: dict[str, Any] = {"late": LateFusion, "tensor_pairs": TensorPairs}
+# Those that ask no like width of their modalities' pooled vectors, and read no tokens.
+ANY_WIDTHS = {"unimodal", "late", "early", "daf", "low_rank", "tensor", "tensor_pairs"}
 
 # Fields of modules that `build` sets itself.
 _NOT_CONFIGURED = {"dtype", "parent", "name", "encoders", "classifiers", "frozen"}
@@ -85,6 +87,7 @@ def build(
     classifier = _fields(Classifier, fields.pop("classifier", {}), "model.classifier.")
     context = _fields(Context, fields.pop("context", {}), "model.context.")
     own = _fields(known[name], fields, "model.", also=("name", "encoder", "context", "classifier"))
+    _check_first_layer(encoder, name)
     _check_heads(encoder, own, known[name])
     _check_context(context)
     encoders = {m: Encoder(**encoder, max_length=max_length, dtype=compute) for m in modalities}
@@ -124,13 +127,31 @@ def _fields(
     return check_fields({**hints, **dict.fromkeys(also, object)}, values, path)
 
 
-def _check_heads(encoder: Mapping[str, Any], own: Mapping[str, Any], known: Any) -> None:
-    width, kernel = encoder.get("width", Encoder.width), encoder.get("kernel", Encoder.kernel)
-    if kernel % 2 == 0:
+def _check_first_layer(encoder: Mapping[str, Any], name: str) -> None:
+    kernel = encoder.get("kernel", Encoder.kernel)
+    if kernel % 2:
+        return
+    if kernel:
         raise UserError(
             f"config.model.encoder.kernel={kernel}: expected an odd number of frames, so that a "
             "frame stands in the middle of what it sees."
         )
+    if name not in ANY_WIDTHS:
+        raise UserError(
+            "config.model.encoder.kernel=0 leaves each modality as wide as its features are, but "
+            f"{name} wants all alike: use 1, or one of {', '.join(sorted(ANY_WIDTHS))}."
+        )
+    for field, nothing in (("num_layers", 0), ("positions", "none")):
+        value = encoder.get(field, getattr(Encoder, field))
+        if value != nothing:
+            raise UserError(
+                f"config.model.encoder.{field}={value} needs the first layer, which "
+                f"config.model.encoder.kernel=0 leaves out: use {nothing}, or a kernel of 1."
+            )
+
+
+def _check_heads(encoder: Mapping[str, Any], own: Mapping[str, Any], known: Any) -> None:
+    width = encoder.get("width", Encoder.width)
     has_layers = encoder.get("num_layers", Encoder.num_layers) > 0
     for path, heads in (
         ("encoder.num_heads", encoder.get("num_heads", Encoder.num_heads) if has_layers else 1),

@@ -45,8 +45,9 @@ class Context(nn.Module):
         """
         videos, utterances = mask.shape
         x = features.reshape(videos, utterances, -1)
-        x = Dropout(self.dropout)(x, deterministic=not train)
-        own = nn.Dense(self.width, dtype=self.dtype, name="project")(x)
+        x = own = Dropout(self.dropout)(x, deterministic=not train)
+        if self.kind == "transformer" or self.residual:
+            own = nn.Dense(self.width, dtype=self.dtype, name="project")(x)
         x = (
             self._attend(own, mask, train)
             if self.kind == "transformer"

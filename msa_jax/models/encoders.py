@@ -79,7 +79,8 @@ class Encoder(nn.Module):
     Attributes:
       width: D.
       kernel: frames that the first layer sees at once, an odd number; 1 is linear, more a
-        convolution over time that keeps T, at whose ends, padding included, stand zeros.
+        convolution over time that keeps T, at whose ends, padding included, stand zeros. 0 is no
+        first layer: frames go as they are, and D is their C.
       num_layers: Transformer layers; 0 leaves the first layer: for frozen embeddings, or below a
         fusion that has all the layers.
       layers: how they are compiled. Unrolled, each anew, under its own name (`layer_0`). Scanned,
@@ -125,11 +126,14 @@ class Encoder(nn.Module):
         """Encodes `frames` [B, T, C] where `mask` [B, T] is true; padding changes nothing."""
         x = jnp.where(mask[..., None], frames, 0.0)  # 0 * NaN is NaN: attention would spread it
         x = Dropout(self.input_dropout)(x, deterministic=not train)
-        if self.kernel == 1:
+        if self.kernel == 0:
+            x = x.astype(self.dtype)
+        elif self.kernel == 1:
             x = Dense(self.width, dtype=self.dtype, name="project")(x)
         else:
             x = nn.Conv(self.width, (self.kernel,), dtype=self.dtype, name="project")(x)
-        x = x + self._positions(frames.shape[1]).astype(self.dtype)
+        if self.positions != "none":
+            x = x + self._positions(frames.shape[1]).astype(self.dtype)
         x = Dropout(self.dropout)(x, deterministic=not train)
         x = self._layers(x, mask, train)
         if self.norm == "pre":
@@ -181,8 +185,6 @@ class Encoder(nn.Module):
         return (pool_mean if self.pooling == "mean" else pool_last)(x, mask)
 
     def _positions(self, length: int) -> jax.Array:
-        if self.positions == "none":
-            return jnp.zeros((length, self.width))
         if self.positions == "sinusoidal":
             return jnp.asarray(sinusoidal_positions(length, self.width))
         init = nn.initializers.normal(0.02)

@@ -1,0 +1,33 @@
+"""bc-LSTM: an utterance's features among its video's, by a bidirectional LSTM (ACL 2017).
+
+python -m msa_jax.main --config=configs/bc_lstm.py --config.data.path=mosi_utterance.npz \
+  --config.task.kind=regression --workdir=DIR
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """Text alone, as it did best; features stand side by side if more modalities are named.
+
+    Poria et al. feed one vector an utterance (sequences come as the mean of their frames) to one
+    LSTM layer, and modalities to a second one after their own. Here one stack of two layers reads
+    them all; sizes, dropout and optimiser are ours, for CMU-MOSI, so that `:mosi` and the other
+    variants for data change nothing that matters. See `common.variant`.
+    """
+    config = common.get_config()
+    config.data.modalities = ("text",)
+    config.model = {
+        "name": "early",
+        "encoder": common.encoder(),
+        "context": common.context(),
+        "classifier": {"hidden": (), "dropout": 0.1},
+    }
+    config = common.variant(config, "+".join(filter(None, ("mosi+vectors+context", variant))))
+    config.model.encoder.update(kernel=0, input_dropout=0.0)  # the context drops out its input
+    config.model.context.update(num_layers=2, dropout=0.5)
+    config.model.classifier.dropout = 0.5
+    config.training.update(epochs=120, patience=40)
+    return config
