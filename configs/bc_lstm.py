@@ -2,6 +2,8 @@
 
 python -m msa_jax.main --config=configs/bc_lstm.py --config.data.path=mosi_utterance.npz \
   --config.task.kind=regression --workdir=DIR
+Under a minute on two cores. Test, 10 seeds: Has0 79.0 +- 0.8 %, MAE 0.830 +- 0.005; with other
+modalities and beside other systems: `docs/vectors.md`.
 """
 
 import ml_collections
@@ -14,8 +16,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
     Poria et al. feed one vector an utterance (sequences come as the mean of their frames) to one
     LSTM layer, and modalities to a second one after their own. Here one stack of two layers reads
-    them all; sizes, dropout and optimiser are ours, for CMU-MOSI, so that `:mosi` and the other
-    variants for data change nothing that matters. See `common.variant`.
+    them all; sizes, dropout and optimiser are ours, for CMU-MOSI, so that of
+    the variants (`common.variant`) `:mosi`, `:vectors` and `:context` are already in it.
     """
     config = common.get_config()
     config.data.modalities = ("text",)
