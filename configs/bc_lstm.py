@@ -16,8 +16,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
     Poria et al. feed one vector an utterance (sequences come as the mean of their frames) to one
     LSTM layer, and modalities to a second one after their own. Here one stack of two layers reads
-    them all; sizes, dropout and optimiser are ours, for CMU-MOSI, so that of
-    the variants (`common.variant`) `:mosi`, `:vectors` and `:context` are already in it.
+    them all; sizes, dropout and optimiser are ours, for CMU-MOSI: of the variants
+    (`common.variant`), `:mosi`, `:vectors` and `:context` are already in it.
     """
     config = common.get_config()
     config.data.modalities = ("text",)
