@@ -2,8 +2,8 @@
 
 python -m msa_jax.main --config=configs/bc_lstm.py --config.data.path=mosi_utterance.npz \
   --config.task.kind=regression --workdir=DIR
-Under a minute on two cores. Test, 10 seeds: Has0 79.0 +- 0.8 %, MAE 0.830 +- 0.005; with other
-modalities and beside other systems: `docs/vectors.md`.
+With --config.num_seeds=10: four minutes on one core; test Has0 79.0 +- 0.8 %, MAE 0.830 +- 0.005.
+With other modalities and beside other systems: `docs/vectors.md`.
 """
 
 import ml_collections
@@ -12,11 +12,11 @@ from configs import common
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    """Text alone, as it did best; features stand side by side if more modalities are named.
+    """Text alone: that others add to it could not be shown. Several stand side by side.
 
-    Poria et al. feed one vector an utterance (sequences come as the mean of their frames) to one
-    LSTM layer, and modalities to a second one after their own. Here one stack of two layers reads
-    them all; sizes, dropout and optimiser are ours, for CMU-MOSI: of the variants
+    Poria et al. feed one vector an utterance to one LSTM layer, and modalities to a second one
+    after their own. Here one stack of two layers reads them all, a sequence as the mean of its
+    frames; sizes, dropout and optimiser are ours, for CMU-MOSI: of the variants
     (`common.variant`), `:mosi`, `:vectors` and `:context` are already in it.
     """
     config = common.get_config()
@@ -31,5 +31,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.model.encoder.update(kernel=0, input_dropout=0.0)  # the context drops out its input
     config.model.context.update(num_layers=2, dropout=0.5)
     config.model.classifier.dropout = 0.5
-    config.training.update(epochs=120, patience=40)
+    quick = "quick" in variant.split("+")
+    config.training.update(epochs=8 if quick else 120, patience=0 if quick else 40)
     return config

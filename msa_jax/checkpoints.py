@@ -133,7 +133,10 @@ class Checkpoints:
         if problems:
             lines = "\n  ".join(problems)
             name = self._directory / str(self.step)
-            raise UserError(f"the checkpoint {name} does not fit this model:\n  {lines}")
+            raise UserError(
+                f"the checkpoint {name} does not fit this model:\n  {lines}\n"
+                "It is another model's or another version's: start in a new --workdir."
+            )
         args = ocp.args.PyTreeRestore(
             item=abstract,
             restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),

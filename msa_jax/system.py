@@ -191,7 +191,7 @@ def with_pretrained_encoders(
                         f"{m}. Name one run for each modality."
                     )
                 origin[m] = workdir
-            wanted = {ENCODERS + m: params[ENCODERS + m] for m in mine}
+            wanted = {ENCODERS + m: params.get(ENCODERS + m, {}) for m in mine}
             found = {name: saved[name] for name in wanted}
             problems = mismatches(named_shapes(wanted), named_shapes(found), extra=True)
             if problems:
@@ -206,7 +206,7 @@ def with_pretrained_encoders(
     if config.init.encoders and missing:
         raise UserError(
             f"config.init.encoders holds no encoder of {', '.join(missing)}: "
-            "name a run for each modality, or one late run."
+            "name a run for each modality, or one late run, whose encoders have weights."
         )
     return result
 

@@ -229,6 +229,10 @@ def test_pretrained_encoders_that_do_not_fit_are_named(
     missing = r"encoders_text/layers/\S*: missing(.|\n)*layer_0/\S*: not in the model(.|\n)*Use the"
     with pytest.raises(UserError, match=missing):
         train.train_and_evaluate(tiny_config("text", path, **scanned), str(tmp_path / "d"))
+    none = {"init.encoders": (source,), "model.encoder.kernel": 0, "model.encoder.num_layers": 0}
+    none |= {"model.encoder.positions": "none", "model.encoder.norm": "post"}
+    with pytest.raises(UserError, match=r"project/kernel: not in the model(.|\n)*Use the same"):
+        train.train_and_evaluate(tiny_config("text", path, **none), str(tmp_path / "e"))
 
 
 def test_evaluation_needs_the_directory_alone(write_features: Write, tmp_path: Path) -> None:
@@ -363,14 +367,15 @@ def test_a_model_of_whole_videos_trains_and_is_restored(
 ) -> None:
     names = np.repeat([f"video{i}" for i in range(100)], np.arange(100) % 5 + 1)[:100]
     overrides = {
-        "model.context.kind": "recurrent",
         "model.context.width": 8,
+        "model.encoder.num_layers": 0,
+        "data.modalities": ("text", "vision"),
         "task.kind": "regression",
         "training.batch_size": 4,
         "training.eval_batch_size": 4,
     }
     path = write_features(video_id=names, segment=np.arange(100))
-    config = tiny_config("attention", path, **overrides)
+    config = tiny_config("bc_lstm", path, **overrides)
     results = train.train_and_evaluate(config, str(tmp_path / "lone"))
     assert results["splits"]["test"]["n"] == 20
     assert results["dataset"]["utterances_a_video"][-1] == 5
@@ -381,11 +386,11 @@ def test_a_model_of_whole_videos_trains_and_is_restored(
     whole = robustness.measure("lone", restore(str(tmp_path / "lone")), (0,))
     assert whole.metrics[COMPLETE][0]["mae"] == pytest.approx(mae, rel=1e-5)
     two = str(tmp_path / "two")
-    train.train_and_evaluate(tiny_config("attention", path, **overrides, num_seeds=2), two)
+    train.train_and_evaluate(tiny_config("bc_lstm", path, **overrides, num_seeds=2), two)
     first = evaluate(f"{two}/seed_0").table()
     np.testing.assert_allclose(first.outputs, table.outputs, atol=1e-4)
     with pytest.raises(UserError, match=r"accumulate=2 would cut videos apart"):
         train.train_and_evaluate(
-            tiny_config("attention", path, **overrides, **{"training.accumulate": 2}),
+            tiny_config("bc_lstm", path, **overrides, **{"training.accumulate": 2}),
             str(tmp_path / "cut"),
         )

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from msa_jax.benchmarks import train
+from msa_jax.errors import UserError
 
 _FRAMES = (16, 32, 64, 128)
 _WIDTHS = (32, 64, 128, 256)
@@ -23,7 +24,15 @@ def measure(config: Any, repeats: int = 5) -> dict[str, Any]:
       `{what grows: {size: figures}}` with `seconds` of all batches, `gflops` (the compiler's count)
       and, from the second size on, how many `times` the one before each of the two is. Cost grows
       no faster than it must where the seconds grow no more than the operations.
+
+    Raises:
+      UserError: if the encoders have neither width nor layers.
     """
+    if config["model"]["encoder"]["kernel"] == 0:
+        raise UserError(
+            "config.model.encoder.kernel=0 is an encoder without width and layers: nothing to "
+            "double. Name another config."
+        )
     contenders: dict[tuple[str, int], train.Contender] = {}
     for frames in _FRAMES:
         contenders["frames", frames] = _contender(config, frames, **{"data.max_length": frames})

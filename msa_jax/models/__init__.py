@@ -27,7 +27,8 @@ from msa_jax.models.tensor import TensorFusion, TensorPairs
 from msa_jax.models.translate import TranslationFusion
 from msa_jax.models.unimodal import ModalityTransformer
 
-# Heads for `FusionModel`: called as `head({modality: Encoded}, train) -> Fused`.
+# Heads for `FusionModel`: called as `head({modality: Encoded}, train) -> Fused`. One that has
+# `any_widths` takes pooled vectors of unlike widths, as encoders without a first layer make them.
 FUSIONS: dict[str, Any] = {
     "early": EarlyFusion,
     "attention": AttentionFusion,
@@ -43,8 +44,6 @@ FUSIONS: dict[str, Any] = {
 }
 # Whole models, whose classifiers vote: called as `model(batch, train) -> Output`.
 VOTERS: dict[str, Any] = {"late": LateFusion, "tensor_pairs": TensorPairs}
-# Those that ask no like width of their modalities' pooled vectors, and read no tokens.
-ANY_WIDTHS = {"unimodal", "late", "early", "daf", "low_rank", "tensor", "tensor_pairs"}
 
 # Fields of modules that `build` sets itself.
 _NOT_CONFIGURED = {"dtype", "parent", "name", "encoders", "classifiers", "frozen"}
@@ -87,7 +86,7 @@ def build(
     classifier = _fields(Classifier, fields.pop("classifier", {}), "model.classifier.")
     context = _fields(Context, fields.pop("context", {}), "model.context.")
     own = _fields(known[name], fields, "model.", also=("name", "encoder", "context", "classifier"))
-    _check_first_layer(encoder, name)
+    _check_first_layer(encoder, name, known[name])
     _check_heads(encoder, own, known[name])
     _check_context(context)
     encoders = {m: Encoder(**encoder, max_length=max_length, dtype=compute) for m in modalities}
@@ -127,7 +126,7 @@ def _fields(
     return check_fields({**hints, **dict.fromkeys(also, object)}, values, path)
 
 
-def _check_first_layer(encoder: Mapping[str, Any], name: str) -> None:
+def _check_first_layer(encoder: Mapping[str, Any], name: str, known: Any) -> None:
     kernel = encoder.get("kernel", Encoder.kernel)
     if kernel % 2:
         return
@@ -136,10 +135,11 @@ def _check_first_layer(encoder: Mapping[str, Any], name: str) -> None:
             f"config.model.encoder.kernel={kernel}: expected an odd number of frames, so that a "
             "frame stands in the middle of what it sees."
         )
-    if name not in ANY_WIDTHS:
+    if not getattr(known, "any_widths", False):
         raise UserError(
-            "config.model.encoder.kernel=0 leaves each modality as wide as its features are, but "
-            f"{name} wants all alike: use 1, or one of {', '.join(sorted(ANY_WIDTHS))}."
+            "config.model.encoder.kernel=0 leaves each modality as wide as its features are, and "
+            f"config.model.name={name} takes them of one width alone: use a kernel of 1, or a "
+            "model that takes any, such as early or daf."
         )
     for field, nothing in (("num_layers", 0), ("positions", "none")):
         value = encoder.get(field, getattr(Encoder, field))

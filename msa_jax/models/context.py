@@ -45,15 +45,14 @@ class Context(nn.Module):
         """
         videos, utterances = mask.shape
         x = features.reshape(videos, utterances, -1)
-        x = own = Dropout(self.dropout)(x, deterministic=not train)
-        if self.kind == "transformer" or self.residual:
+        x = Dropout(self.dropout)(x, deterministic=not train)
+        attends = self.kind == "transformer"
+        if attends or self.residual:
             own = nn.Dense(self.width, dtype=self.dtype, name="project")(x)
-        x = (
-            self._attend(own, mask, train)
-            if self.kind == "transformer"
-            else self._recur(x, mask, train)
-        )
-        return (x + own if self.residual else x).reshape(videos * utterances, -1)
+        x = self._attend(own, mask, train) if attends else self._recur(x, mask, train)
+        if self.residual:
+            x = x + own
+        return x.reshape(videos * utterances, -1)
 
     def _recur(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
         lengths = mask.sum(axis=1)

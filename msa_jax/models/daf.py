@@ -1,7 +1,7 @@
 """DAF, dynamic attention fusion (arXiv 2509.22729): every utterance weighs its own modalities."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -36,6 +36,7 @@ class DynamicAttentionFusion(nn.Module):
       dtype: of the computation.
     """
 
+    any_widths: ClassVar[bool] = True
     width: int = 64
     activation: Literal["gelu", "relu", "linear"] = "gelu"
     gate: Literal["dynamic", "uniform", "learned"] = "dynamic"

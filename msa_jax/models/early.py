@@ -1,6 +1,7 @@
 """A1, early fusion (arXiv 2501.08085): the encoders' final hidden states, joined."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from msa_jax.models.contract import Encoded, Fused
 class EarlyFusion(nn.Module):
     """z = [h_text; h_audio; h_vision], zeros for an absent modality."""
 
+    any_widths: ClassVar[bool] = True
     dtype: jnp.dtype = jnp.float32
 
     def __call__(self, encoded: Mapping[str, Encoded], train: bool) -> Fused:

@@ -77,10 +77,10 @@ class Encoder(nn.Module):
     """Frames of one modality to tokens and one pooled vector.
 
     Attributes:
-      width: D.
+      width: D; not read where `kernel` is 0.
       kernel: frames that the first layer sees at once, an odd number; 1 is linear, more a
         convolution over time that keeps T, at whose ends, padding included, stand zeros. 0 is no
-        first layer: frames go as they are, and D is their C.
+        first layer: D is C, and nothing but dropout and norm changes the frames.
       num_layers: Transformer layers; 0 leaves the first layer: for frozen embeddings, or below a
         fusion that has all the layers.
       layers: how they are compiled. Unrolled, each anew, under its own name (`layer_0`). Scanned,

@@ -1,7 +1,7 @@
 """A0, late fusion (arXiv 2501.08085): unimodal classifiers, each trained alone, then a vote."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -25,6 +25,7 @@ class LateFusion(nn.Module):
         regressed scores, majority takes the median and soft the mean.
     """
 
+    any_widths: ClassVar[bool] = True
     encoders: Mapping[str, nn.Module]
     classifiers: Mapping[str, nn.Module]
     frozen: bool = False

@@ -1,6 +1,7 @@
 """LMF, low-rank multimodal fusion (Liu et al., ACL 2018): TFN's tensor, never written out."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ class LowRankFusion(nn.Module):
       dtype: of the computation.
     """
 
+    any_widths: ClassVar[bool] = True
     width: int = 64
     rank: int = 4
     dtype: jnp.dtype = jnp.float32

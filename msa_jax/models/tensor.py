@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import reduce
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -27,6 +28,7 @@ class TensorFusion(nn.Module):
       dtype: of the computation.
     """
 
+    any_widths: ClassVar[bool] = True
     width: int = 16
     dtype: jnp.dtype = jnp.float32
 
@@ -64,6 +66,7 @@ class TensorPairs(nn.Module):
       width: of the projections below a tensor, see `TensorFusion`.
     """
 
+    any_widths: ClassVar[bool] = True
     encoders: Mapping[str, nn.Module]
     classifiers: Mapping[str, nn.Module]
     frozen: bool = False

@@ -1,6 +1,7 @@
 """The base paper's model of one modality."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import flax.linen as nn
 
@@ -17,6 +18,7 @@ class ModalityTransformer(nn.Module):
       contexts: over the utterances of a video, by modality; none judge each utterance alone.
     """
 
+    any_widths: ClassVar[bool] = True
     encoders: Mapping[str, nn.Module]
     classifiers: Mapping[str, nn.Module]
     frozen: bool = False
