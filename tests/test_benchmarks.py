@@ -140,6 +140,11 @@ def test_training_is_measured_beside_the_twin() -> None:
         train_benchmark.measure({"torch": other}, repeats=1)
 
 
+def test_cost_needs_an_encoder_to_double() -> None:
+    with pytest.raises(UserError, match=r"kernel=0.*nothing to double"):
+        cost.measure(tiny_config("bc_lstm", ""))
+
+
 @pytest.mark.slow
 def test_the_growth_of_cost_is_told_of_every_doubling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "_FRAMES", (4, 8))
