@@ -32,11 +32,11 @@ def main() -> None:
     several = _DISTRIBUTED.value or processes.COORDINATOR in os.environ
     with processes.cluster(_JOIN_SECONDS.value) if several else contextlib.nullcontext():
         stop = processes.StopNotice()
-        from msa_jax import sharding, train
+        from msa_jax import cpu, train
 
         config = _CONFIG.value
         if not several:
-            sharding.spread_over_cores(config.num_seeds)
+            cpu.prepare(config.num_seeds)
             processes.check_alone()
         train.train_and_evaluate(config, command.WORKDIR.value, stop)
 

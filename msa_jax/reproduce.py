@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from msa_jax import comparison, judgement, metrics, predictions, sharding, train, workers
+from msa_jax import comparison, cpu, judgement, metrics, predictions, train, workers
 from msa_jax import config as config_lib
 from msa_jax.data import dataset
 from msa_jax.errors import UserError
@@ -254,7 +254,7 @@ def _train(
 
 def _train_alone(config: Any, workdir: str) -> dict[str, Any]:
     """In one of the processes of `workers.run`."""
-    sharding.spread_over_cores(config.num_seeds)
+    cpu.prepare(config.num_seeds)
     return train.train_and_evaluate(config, workdir)
 
 

@@ -1,7 +1,6 @@
 """The device mesh and where everything lives on it."""
 
 import math
-import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -36,19 +35,6 @@ FSDP_LEAST = 2**13
 
 AXES = ("seed", "data", "fsdp", "model")
 _BATCH_AXES = ("data", "fsdp")
-
-
-def spread_over_cores(num_seeds: int) -> None:
-    """Makes JAX see as many CPU devices as there are cores over which `num_seeds` divide evenly.
-
-    One seed's step is too small to fill two cores; two seeds' steps are not. To be called before
-    anything else asks for a device; does nothing to accelerators, nor where XLA's flags say how
-    many devices there are.
-    """
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        devices = max(n for n in range(1, (cores or 1) + 1) if num_seeds % n == 0)
-        jax.config.update("jax_num_cpu_devices", devices)
 
 
 def build_mesh(

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from msa_jax import config as config_lib
 from msa_jax import (
+    cpu,
     environment,
     evaluate,
     metrics,
@@ -130,6 +131,7 @@ def train_together(
     read = {name: zlib.crc32(split.scores.tobytes()) for name, split in data.splits.items()}
     processes.agree("what config.data gives", f"{data.schema.fingerprint} {read}")
     system.check_aligned(whole, data.splits["train"].lengths)
+    cpu.keep_memory(mesh)  # from here on: what was needed to read the data has gone back
     with jax.set_mesh(mesh):
         shared = population.Population(len(configs), mesh)
         _Training(whole, run, list(members.values()), values, data, shared).train(fresh, stop)

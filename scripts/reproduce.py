@@ -32,11 +32,11 @@ def main() -> None:
     """Trains, judges and writes the report."""
     import jax  # late: not for --help or a mistyped flag
 
-    from msa_jax import processes, reproduce, sharding, workdir
+    from msa_jax import cpu, processes, reproduce, workdir
     from msa_jax.errors import UserError
     from msa_jax.report import html, markdown, reproduction
 
-    sharding.spread_over_cores(_SEEDS.value)
+    cpu.prepare(_SEEDS.value)
     processes.check_alone()
     jobs = _JOBS.value or (2 if jax.default_backend() == "cpu" else 1)
     if jobs > 1 and jax.default_backend() != "cpu":

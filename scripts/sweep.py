@@ -28,8 +28,8 @@ def main() -> None:
     fields = dict(_field(text, separator) for text in _GRID.value or _RANDOM.value)
 
     from msa_jax import (
+        cpu,
         processes,
-        sharding,
         sweep,
         workdir,
     )  # JAX: not for --help or a mistyped flag
@@ -39,7 +39,7 @@ def main() -> None:
     else:
         ranges = {name: (values[0], values[-1]) for name, values in fields.items()}
         trials = sweep.draw(ranges, _TRIALS.value, _DRAW_SEED.value)
-    sharding.spread_over_cores(len(trials) * _CONFIG.value.num_seeds)
+    cpu.prepare(len(trials) * _CONFIG.value.num_seeds)
     processes.check_alone()
     results = sweep.sweep(_CONFIG.value, command.WORKDIR.value, trials)
     table = sweep.table(results)

@@ -13,7 +13,7 @@ FILES = sorted((ROOT / "msa_jax").rglob("*.py"))
 LAYERS = [
     ("errors", "fields", "config", "tasks", "command", "processes", "workers"),
     ("data.schema", "augment", "losses", "optim", "metrics", "sharding", "statistics", "workdir"),
-    ("predictions", "environment"),
+    ("predictions", "environment", "cpu"),
     ("models", "data", "conditions"),
     ("population", "interval", "state", "steps", "checkpoints"),
     ("system", "report"),

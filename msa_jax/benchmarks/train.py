@@ -164,14 +164,15 @@ class _Ready:
 def _build_jax(contender: Contender, folder: Path) -> Runner:
     import jax
 
-    from msa_jax import sharding, steps, system
+    from msa_jax import cpu, sharding, steps, system
     from msa_jax import state as state_lib
     from msa_jax.data import buckets, feed, order
     from msa_jax.population import Population
 
     config, batches = config_lib.resolve(contender.config), contender.batches
-    sharding.spread_over_cores(contender.seeds)
+    cpu.prepare(contender.seeds)
     mesh = sharding.build_mesh(config.mesh, contender.seeds)
+    cpu.keep_memory(mesh)
     population = Population(contender.seeds, mesh)
     split, schema = corpus.split(contender.lengths, config, folder)
     units = split.units(of_videos=config_lib.of_videos(config))

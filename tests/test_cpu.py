@@ -1,0 +1,45 @@
+"""A process that trains on a CPU keeps the memory of its steps."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# A program whose one large temporary (128 MB) must be written: two sorts of it, one after another.
+PROGRAM = """
+import resource, sys
+import jax, jax.numpy as jnp
+from msa_jax import cpu, sharding
+from msa_jax.config import Mesh
+
+if "keep" in sys.argv:
+    cpu.prepare(1)
+mesh = sharding.build_mesh(Mesh())
+if "keep" in sys.argv:
+    cpu.keep_memory(mesh)
+
+@jax.jit
+def step(x):
+    large = jnp.cumsum(jnp.broadcast_to(x, (2**25,)))
+    return jnp.cumsum(large[::-1])[-1]
+
+x = jnp.float32(1)
+for _ in range(3):
+    step(x).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def _page_faults(*arguments: str) -> int:
+    """Of a step that takes 128 MB, which are 32,768 pages, after it was taken three times."""
+    command = [sys.executable, "-c", PROGRAM, *arguments]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone is told")
+def test_memory_of_a_step_is_kept() -> None:
+    assert _page_faults() > 10_000
+    assert _page_faults("keep") < 1_000
