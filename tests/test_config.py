@@ -119,5 +119,8 @@ def test_variants_are_joined_in_any_order() -> None:
     assert (encoder.num_layers, encoder.norm, encoder.dropout) == (0, "post", 0)
     assert not one.model.context.residual
     assert attention.get_config("mosi+context").model.context.residual
+    for name in ("quick+vectors", "mosi+quick", "quick"):
+        short = attention.get_config(name).training
+        assert (short.epochs, short.patience) == (8, 0)
     with pytest.raises(ValueError, match=r"no variant 'qick'.*mosi, context, vectors"):
         attention.get_config("mosi+qick")

@@ -362,20 +362,22 @@ def test_split_column_needs_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "layers"), [("bc_lstm", 0), ("attention", 1)])
 def test_a_model_of_whole_videos_trains_and_is_restored(
-    write_features: Write, tmp_path: Path
+    name: str, layers: int, write_features: Write, tmp_path: Path
 ) -> None:
     names = np.repeat([f"video{i}" for i in range(100)], np.arange(100) % 5 + 1)[:100]
     overrides = {
+        "model.context.kind": "recurrent",
         "model.context.width": 8,
-        "model.encoder.num_layers": 0,
+        "model.encoder.num_layers": layers,
         "data.modalities": ("text", "vision"),
         "task.kind": "regression",
         "training.batch_size": 4,
         "training.eval_batch_size": 4,
     }
     path = write_features(video_id=names, segment=np.arange(100))
-    config = tiny_config("bc_lstm", path, **overrides)
+    config = tiny_config(name, path, **overrides)
     results = train.train_and_evaluate(config, str(tmp_path / "lone"))
     assert results["splits"]["test"]["n"] == 20
     assert results["dataset"]["utterances_a_video"][-1] == 5
@@ -386,11 +388,11 @@ def test_a_model_of_whole_videos_trains_and_is_restored(
     whole = robustness.measure("lone", restore(str(tmp_path / "lone")), (0,))
     assert whole.metrics[COMPLETE][0]["mae"] == pytest.approx(mae, rel=1e-5)
     two = str(tmp_path / "two")
-    train.train_and_evaluate(tiny_config("bc_lstm", path, **overrides, num_seeds=2), two)
+    train.train_and_evaluate(tiny_config(name, path, **overrides, num_seeds=2), two)
     first = evaluate(f"{two}/seed_0").table()
     np.testing.assert_allclose(first.outputs, table.outputs, atol=1e-4)
     with pytest.raises(UserError, match=r"accumulate=2 would cut videos apart"):
         train.train_and_evaluate(
-            tiny_config("bc_lstm", path, **overrides, **{"training.accumulate": 2}),
+            tiny_config(name, path, **overrides, **{"training.accumulate": 2}),
             str(tmp_path / "cut"),
         )
