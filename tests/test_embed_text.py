@@ -1,8 +1,10 @@
 """Transcripts become frozen embeddings, and nothing else of the file changes."""
 
+import multiprocessing
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +128,10 @@ def test_a_missing_library_is_told_with_the_extra(
         embed.HuggingFaceEncoder()
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> str:
+def _tiny(place: Path) -> str:
     """The folder of a BERT of 2 layers, 8 wide, with random weights."""
-    transformers = pytest.importorskip("transformers", reason='needs pip install -e ".[embed]"')
-    place = tmp_path / "tiny"
+    import transformers
+
     place.mkdir()
     letters = [chr(ord("a") + i) for i in range(26)]
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{a}" for a in letters)]
@@ -148,7 +149,15 @@ def tiny(tmp_path: Path) -> str:
     return str(place)
 
 
-def test_an_encoder_in_a_folder(tiny: str) -> None:
+def test_an_encoder_in_a_folder(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason='needs pip install -e ".[embed]"')
+    # Triton, which PyTorch for GPUs brings, crashes where TensorFlow was imported before it.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+        fresh.submit(_check_an_encoder, tmp_path / "tiny").result()
+
+
+def _check_an_encoder(place: Path) -> None:
+    tiny = _tiny(place)
     texts = ["abc", "z", "hello world and more of it"]
     encoder = embed.HuggingFaceEncoder(tiny, batch_size=2)
     states = list(encoder.states(texts))
