@@ -32,7 +32,7 @@ def keep_memory(mesh: Mesh) -> None:
 
     XLA takes what a step needs besides its arguments at once, and gives it back after the step.
     Buckets need different amounts, so glibc returns them to the kernel, which hands them out anew
-    page by page, each filled with zeros: a quarter of the time of a step of A2 at width 128 with
+    page by page, each filled with zeros: a fifth of the time of a step of A2 at width 128 with
     four layers on two cores. From now on the process holds what it held at most. Only the main
     thread can keep pieces of more than 64 MB, so devices that compute in threads of their own gain
     less. Does nothing where the C library is another.
