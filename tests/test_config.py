@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import attention, common
+from configs import attention, bc_lstm, common
 from msa_jax import system
 from msa_jax.config import Config, differences, resolve, to_dict
 from msa_jax.errors import UserError
@@ -122,5 +122,6 @@ def test_variants_are_joined_in_any_order() -> None:
     for name in ("quick+vectors", "mosi+quick", "quick"):
         short = attention.get_config(name).training
         assert (short.epochs, short.patience) == (8, 0)
+    assert bc_lstm.get_config("quick").training.epochs == 8
     with pytest.raises(ValueError, match=r"no variant 'qick'.*mosi, context, vectors"):
         attention.get_config("mosi+qick")

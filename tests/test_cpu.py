@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# A program whose one large temporary (128 MB) must be written: two sorts of it, one after another.
+# A step with temporaries of 128 MB: sums over one, to and fro, that no fusion can avoid.
 PROGRAM = """
 import resource, sys
 import jax, jax.numpy as jnp

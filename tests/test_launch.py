@@ -145,12 +145,13 @@ def test_local_passes_signals_to_all(
         f"touch {tmp_path}/ready_$JAX_PROCESS_ID; for _ in {{1..400}}; do sleep 0.05; done"
     )
     command = [LAUNCH / "local.sh", "2", "bash", "-c", code]
-    process = subprocess.Popen(
-        command,
-        start_new_session=True,
-        # What runs in a shell's background ignores SIGINT, and a shell cannot trap it any more.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    # What runs in a shell's background ignores SIGINT, and so would its children; a handler is not
+    # handed on to them.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, start_new_session=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     until(lambda: len(list(tmp_path.glob("ready_*"))) == 2)
     if whole_group:  # as a terminal does
         os.killpg(process.pid, number)
