@@ -122,6 +122,8 @@ class Training:
         reads whole videos (config.model.context).
       accumulate: equal parts a batch is split into, one after the other, to save memory.
       eval_batch_size: examples, or videos, an evaluation step.
+      steps_per_loop: steps that the devices take before the host asks again, where frames are
+        resident (config.data.feed); between two such loops a run can be stopped.
       epochs: passes over the train split, each of ceil(N / batch_size) steps; one batch of a pass
         may hold fewer examples.
       evaluations_per_epoch: evaluations on the validation split, each followed by a checkpoint.
@@ -133,6 +135,7 @@ class Training:
     batch_size: int = 32
     accumulate: int = 1
     eval_batch_size: int = 256
+    steps_per_loop: int = 8
     epochs: int = 20
     evaluations_per_epoch: int = 1
     patience: int = 0
@@ -304,8 +307,8 @@ def differences(old: Config, new: Config) -> list[str]:
     """The fields in which two configs describe different runs, as readable lines.
 
     Where data lie (`data.dir`, `data.path`: the dataset's own fingerprint is compared instead), how
-    they are fed, the mesh, what is computed twice to save memory, and the fields of a context where
-    there is none do not make another run.
+    they are fed and in loops of how many steps, the mesh, what is computed twice to save memory,
+    and the fields of a context where there is none do not make another run.
     """
 
     def described(config: Config) -> dict[str, Any]:
@@ -315,7 +318,8 @@ def differences(old: Config, new: Config) -> list[str]:
         return {name: x for name, x in fields.items() if not name.startswith("model.context.")}
 
     before, after = described(old), described(new)
-    ignored = {"data.dir", "data.path", "data.feed", "model.encoder.remat"}
+    ignored = {"data.dir", "data.path", "data.feed", "training.steps_per_loop"}
+    ignored |= {"model.encoder.remat"}
     ignored |= {f"mesh.{field.name}" for field in dataclasses.fields(Mesh)}
     absent = "(absent)"
     return [

@@ -26,6 +26,7 @@ _AT_LEAST = {
     "training.batch_size": 1,
     "training.accumulate": 1,
     "training.eval_batch_size": 1,
+    "training.steps_per_loop": 1,
     "training.epochs": 1,
     "training.evaluations_per_epoch": 1,
     "training.patience": 0,

@@ -15,16 +15,21 @@ class Interval:
     """Steps that no evaluation has followed yet.
 
     Attributes:
-      metrics: `{name: [] or [S] float32}` of each step.
+      stretches: how many steps each took, and their metrics `{name: [n] or [S, n] float32}`, of
+        which that many count.
       seconds: of the run's training so far; counted when a checkpoint is saved.
     """
 
-    metrics: Sequence[Mapping[str, Any]] = ()
+    stretches: Sequence[tuple[int, Mapping[str, Any]]] = ()
     seconds: float = 0.0
+
+    def __len__(self) -> int:
+        """How many steps."""
+        return sum(count for count, _ in self.stretches)
 
     def averages(self, population: Population) -> list[dict[str, float]]:
         """Each member's metrics, averaged over the steps."""
-        members = zip(*map(population.unstack, processes.fetch(self.metrics)), strict=True)
+        members = zip(*map(population.unstack, self._steps()), strict=True)
         return [
             {name: float(np.mean([step[name] for step in each])) for name in each[0]}
             for each in members
@@ -32,15 +37,23 @@ class Interval:
 
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint: every bit of it."""
-        metrics = processes.fetch(self.metrics)
-        values = [{name: value.tolist() for name, value in step.items()} for step in metrics]
+        values = [{name: x.tolist() for name, x in step.items()} for step in self._steps()]
         return {"metrics": values, "seconds": self.seconds}
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> "Interval":
         """The inverse of `to_json`."""
-        metrics: list[Mapping[str, Any]] = [
-            {name: np.asarray(value, np.float32) for name, value in step.items()}
+        stretches = [
+            (1, {name: np.asarray(x, np.float32)[..., None] for name, x in step.items()})
             for step in saved["metrics"]
         ]
-        return cls(metrics=metrics, seconds=saved["seconds"])
+        return cls(stretches=stretches, seconds=saved["seconds"])
+
+    def _steps(self) -> list[dict[str, np.ndarray]]:
+        """`{name: [] or [S]}` of each step."""
+        fetched = processes.fetch([metrics for _, metrics in self.stretches])
+        return [
+            {name: values[..., at] for name, values in metrics.items()}
+            for (count, _), metrics in zip(self.stretches, fetched, strict=True)
+            for at in range(count)
+        ]

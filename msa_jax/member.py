@@ -157,3 +157,11 @@ def description(
         **described,
         "selection": {"members": [member.progress() for member in members]},
     }
+
+
+def brief(members: Sequence[Member], metric: str) -> dict[str, str]:
+    """What a progress bar tells of the last evaluation: means over the members."""
+    last = [member.history[-1] for member in members if member.history]
+    loss = np.mean([entry["train_loss"] for entry in last])
+    valid = np.mean([entry[f"valid_{metric}"] for entry in last])
+    return {"loss": f"{loss:.3f}", "valid": f"{valid:.3f} {metric}"}

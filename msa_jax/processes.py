@@ -170,9 +170,9 @@ def _replicate(mesh: Mesh) -> Callable[[Any], Any]:
 class StopNotice:
     """Whether SIGTERM has told this process, or any other of its cluster, to end.
 
-    Of a cluster, all ask before each step, and all hear it before the same step: they agree on the
-    next that none has reached. It counts what this process has asked, not the run's steps, since a
-    notice that comes before the first question is meant for the first.
+    Of a cluster, all ask before the same steps, and all hear it before the same one: they agree on
+    the next question that none has asked. What is counted are this process's questions, not the
+    run's steps, since a notice that comes before the first question is meant for the first.
     """
 
     def __init__(self) -> None:

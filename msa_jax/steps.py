@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from msa_jax import augment, losses, sharding
@@ -20,6 +21,11 @@ from msa_jax.state import TrainState
 Batch = Mapping[str, jax.Array]
 StepMetrics = dict[str, jax.Array]
 JittedTrainStep = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+# (state, what batches are gathered from, rows [n, ...], buckets [n], how many of the n steps)
+JittedTrainLoop = Callable[
+    [TrainState, Any, np.ndarray, np.ndarray, int], tuple[TrainState, StepMetrics]
+]
+Gather = Callable[[Any, jax.Array], Batch]
 EvalStep = Callable[[Any, Batch], "Predictions"]
 
 # Part i of a batch draws dropout from `split(rng, accumulate)[i]`, which is `fold_in(rng, i)`: this
@@ -166,27 +172,113 @@ def jit_train_step(
       state: of the whole population.
       values: `{dotted name: [S]}` of those fields; empty where members differ by seed alone.
       population: says how members share the program.
+
+    Returns:
+      A step whose metrics are `{name: [1]}`, or `[S, 1]` of a population, as a loop's of one step.
     """
-    places = jax.tree.map(lambda leaf: leaf.sharding, state)
-    rows = population.places(sharding.over_data(population.mesh))
-    # What a loop over members passes on costs a copy and a program for each leaf of the state: it
-    # computes gradients alone.
-    gradients = population.each(lambda member: make(member[2]).gradients(member[0], member[1]))
-    update = population.each(lambda member: make(member[2]).update(*member[:2]), at_once=True)
+    places, rows, replicated = _places(state, population)
+    gradients, update = _of_population(make, values, population)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        needed = dataclasses.replace(state, opt_state=None, selected=None)
-        grads, plain = gradients((needed, batch, values))
-        state, norm = update((state, grads, values))
-        return state, {**plain, "grad_norm": norm}
+        grads, plain = gradients(state, batch)
+        state, norm = update(state, grads)
+        return state, {name: x[..., None] for name, x in {**plain, "grad_norm": norm}.items()}
 
     return jax.jit(
         train_step,
         in_shardings=(places, rows),
-        out_shardings=(places, population.places(sharding.replicated(population.mesh))),
+        out_shardings=(places, replicated),
         donate_argnums=0,
         compiler_options=_compiler_options(population),
     )
+
+
+def jit_train_loop(
+    make: Callable[[Mapping[str, jax.Array]], TrainStep],
+    state: TrainState,
+    values: Mapping[str, jax.Array],
+    population: Population,
+    gathers: Sequence[Gather],
+) -> JittedTrainLoop:
+    """Compiles a loop over steps, each of which gathers its own batch; donates the state.
+
+    One program holds the step of every shape, and takes any number of steps up to n: so the host
+    is asked once for many, and whatever they are cut into, each computes the same bits.
+
+    Args:
+      make, state, values, population: as for `jit_train_step`.
+      gathers: of each bucket, the batch of some rows. A batch may need fewer rows than are given.
+
+    Returns:
+      A loop whose metrics are `{name: [n]}`, or `[S, n]`; those of steps not taken are 0.
+    """
+    places, spread, replicated = _places(state, population)
+    everywhere = sharding.replicated(population.mesh)
+    gradients, update = _of_population(make, values, population)
+
+    def train_loop(
+        state: TrainState, held: Any, rows: jax.Array, buckets: jax.Array, count: jax.Array
+    ) -> tuple[TrainState, StepMetrics]:
+        def of(gather: Gather) -> Callable[[TrainState, jax.Array], tuple[Any, StepMetrics]]:
+            def found(state: TrainState, rows: jax.Array) -> tuple[Any, StepMetrics]:
+                batch = jax.lax.with_sharding_constraint(gather(held, rows), spread)
+                return gradients(state, batch)
+
+            return found
+
+        def step(index: jax.Array, carry: Any) -> Any:
+            state, metrics = carry
+            # A branch hands on copies of what it makes: gradients, and nothing of the optimiser.
+            grads, plain = jax.lax.switch(buckets[index], branches, state, rows[index])
+            state, norm = update(state, grads)
+            found = {**plain, "grad_norm": norm}
+            return state, {name: metrics[name].at[..., index].set(x) for name, x in found.items()}
+
+        branches = [of(gather) for gather in gathers]
+        selected, state = state.selected, dataclasses.replace(state, selected=None)
+        _, plain = jax.eval_shape(branches[0], state, rows[0])
+        shape = (*plain["loss"].shape, len(rows))
+        zeros = {name: jnp.zeros(shape) for name in (*plain, "grad_norm")}
+        state, metrics = jax.lax.fori_loop(0, count, step, (state, zeros))
+        return dataclasses.replace(state, selected=selected), metrics
+
+    return jax.jit(
+        train_loop,
+        in_shardings=(places, everywhere, everywhere, everywhere, everywhere),
+        out_shardings=(places, replicated),
+        donate_argnums=0,
+        compiler_options=_compiler_options(population),
+    )
+
+
+def _places(state: TrainState, population: Population) -> tuple[Any, Any, Any]:
+    """Where the state is, where batches go, and where metrics go."""
+    return (
+        jax.tree.map(lambda leaf: leaf.sharding, state),
+        population.places(sharding.over_data(population.mesh)),
+        population.places(sharding.replicated(population.mesh)),
+    )
+
+
+def _of_population(
+    make: Callable[[Mapping[str, jax.Array]], TrainStep],
+    values: Mapping[str, jax.Array],
+    population: Population,
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`gradients` and `update` of all members."""
+    # What a loop over members passes on costs a copy and a program for each leaf of the state: it
+    # computes gradients alone.
+    each_gradients = population.each(lambda member: make(member[2]).gradients(member[0], member[1]))
+    each_update = population.each(lambda member: make(member[2]).update(*member[:2]), at_once=True)
+
+    def gradients(state: TrainState, batch: Batch) -> tuple[Any, StepMetrics]:
+        needed = dataclasses.replace(state, opt_state=None, selected=None)
+        return cast(tuple[Any, StepMetrics], each_gradients((needed, batch, values)))
+
+    def update(state: TrainState, grads: Any) -> tuple[TrainState, jax.Array]:
+        return cast(tuple[TrainState, jax.Array], each_update((state, grads, values)))
+
+    return gradients, update
 
 
 def jit_eval_step(step: EvalStep, params: Any, population: Population) -> EvalStep:

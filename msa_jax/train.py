@@ -5,7 +5,6 @@ fields (see `msa_jax.population`), each of which ends as if it had been trained 
 """
 
 import dataclasses
-import itertools
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ from msa_jax import (
     processes,
     sharding,
     steps,
+    stretch,
     summary,
     system,
 )
@@ -52,7 +52,8 @@ def train_and_evaluate(
       workdir: directory for all files of the run. One that holds an unfinished run is resumed, to
         the same bits as if it had never stopped; a finished one is only reported. With
         `config.num_seeds` above 1, each seed ends as a run of its own in `seed_<seed>` therein.
-      stop: asked before each step whether to save and end here; see `processes.StopNotice`.
+      stop: asked before each stretch of steps whether to save and end here; see
+        `processes.StopNotice`.
 
     Returns:
       What `results.json` holds: of a lone run its own results, of several seeds their summary.
@@ -105,7 +106,7 @@ def train_together(
         itself. They differ in nothing but `population.varied`.
       run: the directory of all of them.
       whole: the config that describes them all; its data, mesh and training are used.
-      stop: asked before each step whether to save and end here.
+      stop: asked before each stretch of steps whether to save and end here.
 
     Returns:
       The members, each with its results, whose files are written; but of a lone run `results.json`,
@@ -185,60 +186,71 @@ class _Training:
         fresh = self._fresh_state() if is_fresh else None
         with Checkpoints(self._run.checkpoints) as checkpoints:
             state = fresh or self._last_state(checkpoints)
-            done, saved = list(self._unfinished.metrics), checkpoints.step or 0
-            processes.agree("the last step that was saved", str(saved))
-            step = saved - len(done)  # of the last evaluation
+            done, step = list(self._unfinished.stretches), checkpoints.step or 0
+            processes.agree("the last step that was saved", str(step))
+            evaluated_at = step - len(self._unfinished)
             self._run.record(self._whole)
             for member in self._members:
                 member.run.record(member.config)
-                member.history = member.run.history(step)
-            last = [m.history[-1]["seconds"] for m in self._members if m.history]
-            start = time.perf_counter() - max([self._unfinished.seconds, *last])
-            train_step = steps.jit_train_step(
-                self._member_step, state, self._values, self._population
+                member.history = member.run.history(evaluated_at)
+            before = [m.history[-1]["seconds"] for m in self._members if m.history]
+            start = time.perf_counter() - max([self._unfinished.seconds, *before])
+            training = stretch.build(
+                self._member_step,
+                state,
+                self._values,
+                self._population,
+                self._feed("train", own=True),
+                self._order,
+                first=step,
+                last=self._last_step,
+                batch_size=self._config.training.batch_size,
+                most=self._config.training.steps_per_loop,
             )
             eval_step = steps.jit_eval_step(
                 steps.make_eval_step(self._system.model, self._system.objective),
                 state.params,
                 self._population,
             )
-            batches = self._feed("train", own=True)(self._order, saved, self._last_step)
             hidden = None if processes.is_first() else True  # None: where there is no terminal
             how: dict[str, Any] = {"desc": self._run.path.name, "unit": "step", "disable": hidden}
-            with tqdm(total=self._last_step, initial=saved, **how) as bar:
-                while step < self._last_step and not self._all_done(step):
-                    began, before = time.perf_counter(), len(done)
-                    for batch in itertools.islice(batches, self._interval - before):
+            with tqdm(total=self._last_step, initial=step, **how) as bar:
+                while evaluated_at < self._last_step and not self._all_done(evaluated_at):
+                    began, first = time.perf_counter(), step
+                    until = min(evaluated_at + self._interval, self._last_step)
+                    for here, there in training.between(first, until):
                         if stop():
                             seconds = time.perf_counter() - start
-                            unfinished = Interval(metrics=done, seconds=seconds)
-                            self._save(checkpoints, step + len(done), state, unfinished)
-                            raise PreemptedError(step + len(done))
-                        state, step_metrics = train_step(state, batch)
-                        done.append(step_metrics)
-                        bar.update()
-                    trained = Interval(metrics=done).averages(self._population)
-                    elapsed = time.perf_counter() - began
+                            unfinished = Interval(stretches=done, seconds=seconds)
+                            self._save(checkpoints, here, state, unfinished)
+                            raise PreemptedError(here)
+                        state, found = training.take(state, here, there)
+                        done.append((there - here, found))
+                        bar.update(there - here)
+                    step = until
+                    trained = Interval(stretches=done).averages(self._population)
+                    rate = (step - first) * self._utterances_a_step / (time.perf_counter() - began)
                     evaluated = self._evaluate("valid", eval_step, state.params)
-                    rate = (len(done) - before) * self._utterances_a_step / elapsed
                     better = []
                     for k, member in enumerate(self._members):
                         entry = {
-                            "step": step + len(done),
+                            "step": step,
                             "seconds": time.perf_counter() - start,
                             "examples_per_second": rate,
                             **member_lib.named(trained[k], evaluated[k]),
                         }
-                        went_on = not member.is_done(step, self._interval)
+                        went_on = not member.is_done(evaluated_at, self._interval)
                         better.append(went_on and member.record(entry))
                         if went_on and member.diverged is None:
                             member.run.write_history(member.history)
                             member.show(entry)
-                    step, done = step + len(done), []
+                    evaluated_at, done = step, []
                     self._check_any_left()
                     if any(better):
                         state = state_lib.select(state, self._population.stack(better))
-                    bar.set_postfix(self._postfix())
+                    bar.set_postfix(
+                        member_lib.brief(self._members, self._config.training.selection)
+                    )
                     self._save(checkpoints, step, state)
             for member in self._members:
                 member.close()
@@ -253,7 +265,7 @@ class _Training:
         unfinished: Interval | None = None,
     ) -> None:
         description = member_lib.description(self._whole, self._members, self._described)
-        if unfinished:
+        if unfinished is not None:
             description["selection"]["unfinished"] = unfinished.to_json()
         checkpoints.save(step, state, description)
 
@@ -353,14 +365,6 @@ class _Training:
                 "Lower config.optimizer.learning_rate or set config.optimizer.clip_norm; the last "
                 f"good checkpoint stays in {self._run.checkpoints}."
             )
-
-    def _postfix(self) -> dict[str, str]:
-        """What the progress bar tells: means over the members."""
-        name = self._config.training.selection
-        last = [member.history[-1] for member in self._members if member.history]
-        loss = np.mean([entry["train_loss"] for entry in last])
-        valid = np.mean([entry[f"valid_{name}"] for entry in last])
-        return {"loss": f"{loss:.3f}", "valid": f"{valid:.3f} {name}"}
 
     def _finish(self, eval_step: steps.EvalStep, selected: Any) -> None:
         """Judges what was selected and writes the members' files."""

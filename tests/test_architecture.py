@@ -15,7 +15,7 @@ LAYERS = [
     ("data.schema", "augment", "losses", "optim", "metrics", "sharding", "statistics", "workdir"),
     ("predictions", "environment", "cpu"),
     ("models", "data", "conditions"),
-    ("population", "interval", "state", "steps", "checkpoints"),
+    ("population", "interval", "state", "steps", "stretch", "checkpoints"),
     ("system", "report"),
     ("evaluate",),
     ("member", "summary"),
@@ -103,7 +103,8 @@ def test_nothing_before_the_first_evaluation_needs_tensorflow(tmp_path: Path) ->
         "from msa_jax import train\n"
         "from msa_jax.errors import PreemptedError\n"
         "from tests.conftest import tiny_config\n"
-        "config = tiny_config('attention', '', **{'data.size': 'quick', 'data.feed': 'resident'})\n"
+        "fields = {'data.size': 'quick', 'data.feed': 'resident', 'training.steps_per_loop': 1}\n"
+        "config = tiny_config('attention', '', **fields)\n"
         "steps = iter(range(3))\n"
         "try:\n"
         "    train.train_and_evaluate(config, sys.argv[1], lambda: next(steps, None) is None)\n"

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +28,43 @@ def history(workdir: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
 
 
-def after(steps: int) -> Callable[[], bool]:
-    """Tells a run to end before its step `steps`, counted from 0."""
+def after(times: int) -> Callable[[], bool]:
+    """Tells a run to end when it has asked `times` before."""
     asked = iter(range(1_000_000))
-    return lambda: next(asked) == steps
+    return lambda: next(asked) == times
 
 
-@pytest.mark.parametrize("seeds", [1, 2])
+# Asked before each stretch of steps, which never goes beyond an evaluation.
+SINGLE = ((3, 3), (0, 3), (3, 6), (2, 8), (3, 11))
+IN_THREES = ((1, 3), (0, 3), (2, 7), (1, 8), (1, 11))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "feed", "loop", "stops"),
+    [
+        (1, "stream", 8, SINGLE),
+        (1, "resident", 1, SINGLE),
+        (2, "resident", 1, SINGLE),
+        (1, "resident", 3, IN_THREES),
+        (2, "resident", 3, IN_THREES),
+    ],
+)
 def test_stopped_anywhere_it_ends_with_the_same_bits(
-    write_features: Callable[..., str], tmp_path: Path, seeds: int
+    write_features: Callable[..., str],
+    tmp_path: Path,
+    seeds: int,
+    feed: str,
+    loop: int,
+    stops: Sequence[tuple[int, int]],
 ) -> None:
-    config = tiny_config("text", write_features(), num_seeds=seeds)  # 4 steps an evaluation, 12
-    train.train_and_evaluate(config, str(tmp_path / "whole"))
+    path, fields = write_features(), {"num_seeds": seeds, "data.feed": feed}
+    # 4 steps an evaluation, 12 in all; whole in loops of 4.
+    train.train_and_evaluate(tiny_config("text", path, **fields), str(tmp_path / "whole"))
+    config = tiny_config("text", path, **fields, **{"training.steps_per_loop": loop})
     stopped = tmp_path / "stopped"
-    for steps, so_far in ((3, 3), (0, 3), (3, 6), (2, 8), (3, 11)):
+    for times, so_far in stops:
         with pytest.raises(PreemptedError, match=f"at step {so_far}: saved"):
-            train.train_and_evaluate(config, str(stopped), after(steps))
+            train.train_and_evaluate(config, str(stopped), after(times))
     train.train_and_evaluate(config, str(stopped))
     for name in ["seed_0", "seed_1"][:seeds] if seeds > 1 else [""]:
         assert history(stopped / name) == history(tmp_path / "whole" / name)
@@ -53,7 +74,7 @@ def test_stopped_anywhere_it_ends_with_the_same_bits(
 def test_before_its_first_evaluation_there_is_nothing_to_judge(
     write_features: Callable[..., str], tmp_path: Path
 ) -> None:
-    config = tiny_config("text", write_features())
+    config = tiny_config("text", write_features(), **{"training.steps_per_loop": 1})
     with pytest.raises(PreemptedError):
         train.train_and_evaluate(config, str(tmp_path / "run"), after(2))
     with pytest.raises(UserError, match="stopped before its first evaluation"):
@@ -62,11 +83,18 @@ def test_before_its_first_evaluation_there_is_nothing_to_judge(
 
 def test_what_was_measured_survives_to_the_bit() -> None:
     values = [np.float32(0.1), np.float32(np.nan), np.float32(np.inf), np.float32(1e-42)]
-    steps = [{"loss": np.array([value, 1 / 3], np.float32)} for value in values]
-    saved = json.loads(json.dumps(Interval(metrics=steps, seconds=1.5).to_json()))
-    again = Interval.from_json(saved)
+    third = np.float32(1 / 3)
+    # Two stretches, of two seeds: all three steps count, and one of two.
+    stretches = [
+        (3, {"loss": np.array([values[:3], [third] * 3])}),
+        (1, {"loss": np.array([[values[3], 5], [third, 5]])}),
+    ]
+    interval = Interval(stretches=stretches, seconds=1.5)
+    again = Interval.from_json(json.loads(json.dumps(interval.to_json())))
     assert again.seconds == 1.5
-    assert_same(again.metrics, steps)
+    assert len(again) == len(interval) == 4
+    expected = [(1, {"loss": np.array([[value], [third]])}) for value in values]
+    assert_same(again.stretches, expected)
 
 
 @pytest.mark.slow

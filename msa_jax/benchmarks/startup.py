@@ -70,24 +70,24 @@ def _watched(arguments: Sequence[str]) -> None:
     def watched() -> None:
         import jax
 
-        from msa_jax import steps, train  # noqa: F401 (what the command imports next)
+        from msa_jax import stretch, train  # noqa: F401 (what the command imports next)
 
         mark("imported")
-        make = steps.jit_train_step
+        build = stretch.build
 
-        def jit_train_step(*given: Any) -> Any:
+        def marked(*given: Any, **named: Any) -> stretch.Stretches:
             mark("data and state")
-            step = make(*given)
+            stretches = build(*given, **named)
 
-            def first(*state_and_batch: Any) -> None:
-                jax.block_until_ready(step(*state_and_batch))
+            def first(*asked: Any) -> Any:
+                jax.block_until_ready(stretches.take(*asked))
                 mark("first step")
                 Path(os.environ[_TOLD]).write_text(json.dumps(marks))
                 os._exit(0)
 
-            return first
+            return stretch.Stretches(1, first)
 
-        with mock.patch.object(steps, "jit_train_step", jit_train_step):
+        with mock.patch.object(stretch, "build", marked):
             main.main()
 
     command.run(watched)

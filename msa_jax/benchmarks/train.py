@@ -4,7 +4,9 @@ Each contender lives in a process of its own, which waits while another is measu
 its own, and no threads of one framework disturb the other.
 """
 
+import collections
 import dataclasses
+import functools
 import multiprocessing
 import statistics
 import tempfile
@@ -164,7 +166,7 @@ class _Ready:
 def _build_jax(contender: Contender, folder: Path) -> Runner:
     import jax
 
-    from msa_jax import cpu, sharding, steps, system
+    from msa_jax import cpu, sharding, stretch, system
     from msa_jax import state as state_lib
     from msa_jax.data import buckets, feed, order
     from msa_jax.population import Population
@@ -191,32 +193,39 @@ def _build_jax(contender: Contender, folder: Path) -> Runner:
     with jax.set_mesh(mesh):
         state = state_lib.create(described.model, optimizer, batch, list(seeds), population)
         made = system.train_step(config, described, batches)
-        step = steps.jit_train_step(lambda _: made, state, {}, population)
         place = population.places(sharding.over_data(mesh))
-        source = feed.build(split, described.task, held, place, how="resident")
-        shapes = [plan(index).bucket for index in range(batches)]
-        examples = {bucket: next(source(plan, at, at + 1)) for at, bucket in enumerate(shapes)}
-        # Compiled once, ahead: to count the operations, and to run.
-        programs = {
-            bucket: step.lower(state, example).compile()  # type: ignore[attr-defined]
-            for bucket, example in examples.items()
-        }
-        updates = jax.jit(population.each(lambda member: made.update(*member), at_once=True))
-        counted: Any = updates.lower((state, state.params)).compile()
-        update = counted.cost_analysis()["flops"]
+        source = feed.Resident(split, described.task, held, place)
+        training = stretch.build(
+            lambda _: made,
+            state,
+            {},
+            population,
+            source,
+            plan,
+            first=0,
+            last=batches,
+            batch_size=config.training.batch_size,
+            most=config.training.steps_per_loop,
+        )
 
     def run() -> None:
         nonlocal state
         with jax.set_mesh(mesh):
-            for bucket, batch in zip(shapes, source(plan, 0, batches), strict=True):
-                state, metrics = programs[bucket](state, batch)
+            for first, last in training.between(0, batches):
+                state, metrics = training.take(state, first, last)
             jax.block_until_ready(metrics)
 
-    costs = {bucket: program.cost_analysis()["flops"] for bucket, program in programs.items()}
-    # Members of a population on a CPU are a loop, whose body XLA counts once. Updates are in none.
-    looped = contender.seeds // mesh.shape["seed"] if jax.default_backend() == "cpu" else 1
-    uncounted = sum(costs[bucket] - update for bucket in shapes) * (looped - 1)
-    flops = mesh.size * (sum(costs[bucket] for bucket in shapes) + uncounted)
+    # Of one member's step, as it is before the compiler: in a loop that would count a body once.
+    member = jax.eval_shape(
+        functools.partial(state_lib.initialize, described.model, optimizer), batch, np.uint32(0)
+    )
+    flops = 0.0
+    shapes = collections.Counter(plan(index).bucket for index in range(batches))
+    for bucket, times in shapes.items():
+        rows = jax.ShapeDtypeStruct((config.training.batch_size,), np.int32)
+        example = jax.eval_shape(source.gathers[bucket], source.held, rows)
+        counted: Any = jax.jit(made).lower(member, example).cost_analysis()
+        flops += counted["flops"] * times * contender.seeds
     return _Ready(flops, _matmul_peak_jax(), run)
 
 

@@ -35,7 +35,8 @@ def build(split: Split, task: Task, buckets: Buckets, sharding: NamedSharding, *
     """The feed that `config.data.feed` names: auto is resident where a split fits in 2 GiB."""
     if how == "auto":
         how = "resident" if split.size <= _RESIDENT_BYTES else "stream"
-    return {"stream": stream, "resident": resident}[how](split, task, buckets, sharding)
+    feeds: dict[str, Callable[..., Feed]] = {"stream": stream, "resident": Resident}
+    return feeds[how](split, task, buckets, sharding)
 
 
 def stream(split: Split, task: Task, buckets: Buckets, sharding: NamedSharding) -> Feed:
@@ -62,41 +63,51 @@ def stream(split: Split, task: Task, buckets: Buckets, sharding: NamedSharding) 
     return feed
 
 
-def resident(split: Split, task: Task, buckets: Buckets, sharding: NamedSharding) -> Feed:
-    """Keeps the split on every device of the mesh and gathers batches there."""
-    everywhere = NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-    labels = task.labels(split.scores)
-    held: dict[str, Any] = {
-        "columns": {"score": split.scores, "label": labels},
-        "frames": {m: _all_frames(split, m) for m in split.sequences},
-        "lengths": {m: s.lengths.astype(np.int32) for m, s in split.sequences.items()},
-        "starts": {
-            m: (np.cumsum(s.lengths) - s.lengths).astype(np.int32)
-            for m, s in split.sequences.items()
-        },
-    }
-    # Not `device_put`, by which several processes would send one another all of it, to compare.
-    held = jax.tree.map(
-        lambda x: jax.make_array_from_callback(x.shape, everywhere, lambda index: x[index]), held
-    )
-    gather = jax.jit(_gather, static_argnames=("lengths", "utterances"), out_shardings=sharding)
-    shapes = [tuple(sorted(lengths.items())) for lengths in buckets.lengths]
-    utterances = buckets.utterances if buckets.of_videos else (0,) * len(shapes)
+class Resident:
+    """Keeps the split on every device of the mesh and gathers batches there: a feed.
 
-    def batch(order: Order, index: int) -> Batch:
-        # All row numbers go to every device: each gathers its own share of the batch.
-        selection = order(index)
-        return gather(
+    Attributes:
+      held: what batches are gathered from, on every device.
+      gathers: of each bucket, a pure function from `held` and the rows [..., B] of a batch to the
+        batch, for programs of their own.
+      widths: of each bucket, the rows a unit has.
+    """
+
+    def __init__(self, split: Split, task: Task, buckets: Buckets, sharding: NamedSharding) -> None:
+        """Moves the split; batches will lie as `sharding` says."""
+        everywhere = NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+        labels = task.labels(split.scores)
+        held: dict[str, Any] = {
+            "columns": {"score": split.scores, "label": labels},
+            "frames": {m: _all_frames(split, m) for m in split.sequences},
+            "lengths": {m: s.lengths.astype(np.int32) for m, s in split.sequences.items()},
+            "starts": {
+                m: (np.cumsum(s.lengths) - s.lengths).astype(np.int32)
+                for m, s in split.sequences.items()
+            },
+        }
+        # Not `device_put`, by which several processes would send one another all of it, to compare.
+        self.held = jax.tree.map(
+            lambda x: jax.make_array_from_callback(x.shape, everywhere, lambda index: x[index]),
             held,
-            selection.rows.astype(np.int32),
-            lengths=shapes[selection.bucket],
-            utterances=utterances[selection.bucket],
         )
+        utterances = buckets.utterances if buckets.of_videos else (0,) * len(buckets.lengths)
+        self.gathers = [
+            functools.partial(_gather, lengths=tuple(sorted(lengths.items())), utterances=count)
+            for lengths, count in zip(buckets.lengths, utterances, strict=True)
+        ]
+        self._jitted = [jax.jit(gather, out_shardings=sharding) for gather in self.gathers]
+        self.widths = buckets.utterances
 
-    def feed(order: Order, first: int, last: int) -> Iterator[Batch]:
-        return _ahead(map(functools.partial(batch, order), range(first, last)))
+    def __call__(self, order: Order, first: int, last: int) -> Iterator[Batch]:
+        """The order's batches `first` to `last` - 1."""
 
-    return feed
+        def batch(index: int) -> Batch:
+            # All row numbers go to every device: each gathers its own share of the batch.
+            selection = order(index)
+            return self._jitted[selection.bucket](self.held, selection.rows.astype(np.int32))
+
+        return _ahead(map(batch, range(first, last)))
 
 
 def own_rows(sharding: NamedSharding, rows: np.ndarray) -> np.ndarray:
