@@ -40,7 +40,8 @@ class Data:
       buckets: groups of like length that batches are drawn from, so that little padding is
         computed; each is a shape to compile. 1 pads every batch to the longest utterance.
       feed: stream reads frames from disk as they are needed, in bounded memory; resident keeps the
-        splits on every device; auto is resident for splits up to 2 GiB. The batches are the same.
+        splits on every device; auto is resident for splits up to 2 GiB. The batches are the same,
+        and runs agree to rounding.
     """
 
     name: str = SYNTHETIC
@@ -122,8 +123,9 @@ class Training:
         reads whole videos (config.model.context).
       accumulate: equal parts a batch is split into, one after the other, to save memory.
       eval_batch_size: examples, or videos, an evaluation step.
-      steps_per_loop: steps that the devices take before the host asks again, where frames are
-        resident (config.data.feed); between two such loops a run can be stopped.
+      steps_per_loop: steps that the devices take at most before the host asks again, where frames
+        are resident (config.data.feed); between two such loops a run can be stopped. How many is
+        no part of the result. Measured on CPUs alone.
       epochs: passes over the train split, each of ceil(N / batch_size) steps; one batch of a pass
         may hold fewer examples.
       evaluations_per_epoch: evaluations on the validation split, each followed by a checkpoint.

@@ -16,7 +16,7 @@ class Interval:
 
     Attributes:
       stretches: how many steps each took, and their metrics `{name: [n] or [S, n] float32}`, of
-        which that many count.
+        which the first so many count.
       seconds: of the run's training so far; counted when a checkpoint is saved.
     """
 

@@ -5,9 +5,9 @@ program, which gathers its batches itself; of frames that are streamed, it is on
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
+import jax
 import numpy as np
 
 from msa_jax import steps
@@ -25,7 +25,7 @@ class Stretches:
       most: steps that one call may take.
       take: (state, first, last) to the state after steps `first` to `last` - 1, counted over the
         run, and their metrics `{name: [n]}`, or `[S, n]`, the first `last - first` of n. The state
-        given is donated.
+        given is donated. To be called in the order of the steps.
     """
 
     most: int
@@ -38,9 +38,9 @@ class Stretches:
 
 
 def build(
-    make: Callable[[Any], steps.TrainStep],
+    make: Callable[[Mapping[str, jax.Array]], steps.TrainStep],
     state: TrainState,
-    values: Any,
+    values: Mapping[str, jax.Array],
     population: Population,
     source: feed.Feed,
     order: Order,

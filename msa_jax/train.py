@@ -101,6 +101,8 @@ def train_together(
 ) -> dict[str, Member]:
     """Trains all of `configs` in one program, or goes on with it.
 
+    On a CPU the process keeps its memory from then on; see `cpu.keep_memory`.
+
     Args:
       configs: by name of the subdirectory of `run` that will hold the run; the name "" is `run`
         itself. They differ in nothing but `population.varied`.

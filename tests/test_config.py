@@ -69,7 +69,8 @@ def test_whole_numbers_pass_as_floats() -> None:
 
 def test_differences_name_fields_but_not_places() -> None:
     old = resolve({"seed": 1, "data": {"dir": "a"}, "model": {"name": "early"}})
-    new = resolve({"seed": 2, "data": {"dir": "b"}, "model": {"name": "late"}, "mesh": {"data": 1}})
+    new = {"seed": 2, "data": {"dir": "b"}, "model": {"name": "late"}, "mesh": {"data": 1}}
+    new = resolve({**new, "training": {"steps_per_loop": 3}})
     lines = differences(old, new)
     assert [line.split(":")[0] for line in lines] == ["config.model.name", "config.seed"]
     assert differences(old, old) == []

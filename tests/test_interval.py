@@ -97,6 +97,15 @@ def test_what_was_measured_survives_to_the_bit() -> None:
     assert_same(again.stretches, expected)
 
 
+def test_what_earlier_runs_saved_is_read() -> None:
+    saved = {"metrics": [{"loss": [0.5, 2.0]}, {"loss": [0.25, 1.0]}], "seconds": 1.5}
+    interval = Interval.from_json(saved)
+    assert len(interval) == 2
+    assert interval.to_json() == saved
+    lone = {"metrics": [{"loss": 0.5}, {"loss": 0.25}], "seconds": 1.5}
+    assert Interval.from_json(lone).to_json() == lone
+
+
 @pytest.mark.slow
 def test_a_lone_process_saves_on_sigterm(
     write_features: Callable[..., str], tmp_path: Path

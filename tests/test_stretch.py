@@ -10,10 +10,10 @@ import pytest
 
 from msa_jax import steps, train
 from msa_jax.config import resolve
-from msa_jax.errors import UserError
+from msa_jax.errors import PreemptedError, UserError
 from msa_jax.stretch import Stretches
 from tests.conftest import tiny_config
-from tests.test_interval import history
+from tests.test_interval import after, history
 from tests.test_train import assert_same, selected_params
 
 VIDEOS = {"model.context.kind": "recurrent", "model.context.width": 8, "training.batch_size": 4}
@@ -47,7 +47,22 @@ def test_a_run_is_the_same_in_loops_of_any_length(
     # The same batches in another program.
     histories = history(tmp_path / "three"), history(tmp_path / "stream")
     for looped, streamed in zip(*histories, strict=True):
-        assert streamed == pytest.approx(looped, rel=1e-4)
+        for name in ("step", "train_loss", "valid_loss"):
+            assert streamed[name] == pytest.approx(looped[name], rel=1e-4), name
+
+
+def test_a_last_interval_may_be_shorter(write_features: Callable[..., str], tmp_path: Path) -> None:
+    fields = {"batch_size": 12, "evaluations_per_epoch": 2, "epochs": 1}  # 5 steps, 2 an interval
+    config = tiny_config(
+        "text", write_features(), **{f"training.{k}": x for k, x in fields.items()}
+    )
+    train.train_and_evaluate(config, str(tmp_path / "whole"))
+    assert [line["step"] for line in history(tmp_path / "whole")] == [2, 4, 5]
+    with pytest.raises(PreemptedError, match="at step 4: saved"):
+        train.train_and_evaluate(config, str(tmp_path / "stopped"), after(2))
+    config.training.steps_per_loop = 1
+    train.train_and_evaluate(config, str(tmp_path / "stopped"))
+    assert history(tmp_path / "stopped") == history(tmp_path / "whole")
 
 
 def test_a_loop_asks_the_host_once(

@@ -21,7 +21,7 @@ def measure(config: Any, repeats: int = 5) -> dict[str, Any]:
       repeats: of each measurement.
 
     Returns:
-      `{what grows: {size: figures}}` with `seconds` of all batches, `gflops` (the compiler's count)
+      `{what grows: {size: figures}}` with `seconds` of all batches, `gflops` (XLA's count)
       and, from the second size on, how many `times` the one before each of the two is. Cost grows
       no faster than it must where the seconds grow no more than the operations.
 

@@ -225,7 +225,7 @@ def _measure(config: Config, mesh: Mesh, batch: int, chip: roofline.Chip) -> dic
 
 
 def _step(config: Config, mesh: Mesh, batch: int) -> tuple[Any, dict[str, Any], TrainState]:
-    """The train step of a run as `train` makes it, and the shapes of a batch and of its state."""
+    """The step of a run, as of streamed data; the shapes of a batch and of its state."""
     described = system.build(config)
     total_steps = 10_000  # a number in the program
     made = system.train_step(config, described, total_steps)

@@ -72,8 +72,8 @@ def measure(contenders: Mapping[str, Contender], repeats: int) -> dict[str, dict
     Returns:
       `{name: figures}`: `examples_per_second` (of all seeds together; median), `lowest` and
       `highest` of it, `step_ms`, `gflops_per_second`, `peak_gflops_per_second` (of a product of
-      matrices in the same process), `utilisation` and `peak_memory_gb`. What needs a
-      compiler's count of operations is None for PyTorch.
+      matrices in the same process), `utilisation` and `peak_memory_gb`. What needs XLA's count of
+      operations (of the step as it is written) is None for PyTorch.
 
     Raises:
       UserError: if a contender cannot be built.
@@ -215,14 +215,15 @@ def _build_jax(contender: Contender, folder: Path) -> Runner:
                 state, metrics = training.take(state, first, last)
             jax.block_until_ready(metrics)
 
-    # Of one member's step, as it is before the compiler: in a loop that would count a body once.
+    # Counted of one member's step before it is compiled: of a loop, XLA counts the body once.
     member = jax.eval_shape(
         functools.partial(state_lib.initialize, described.model, optimizer), batch, np.uint32(0)
     )
     flops = 0.0
     shapes = collections.Counter(plan(index).bucket for index in range(batches))
     for bucket, times in shapes.items():
-        rows = jax.ShapeDtypeStruct((config.training.batch_size,), np.int32)
+        count = config.training.batch_size * source.widths[bucket]
+        rows = jax.ShapeDtypeStruct((count,), np.int32)
         example = jax.eval_shape(source.gathers[bucket], source.held, rows)
         counted: Any = jax.jit(made).lower(member, example).cost_analysis()
         flops += counted["flops"] * times * contender.seeds
