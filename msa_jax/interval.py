@@ -15,17 +15,17 @@ class Interval:
     """Steps that no evaluation has followed yet.
 
     Attributes:
-      stretches: how many steps each took, and their metrics `{name: [n] or [S, n] float32}`, of
+      loops: how many steps each took, and their metrics `{name: [n] or [S, n] float32}`, of
         which the first so many count.
       seconds: of the run's training so far; counted when a checkpoint is saved.
     """
 
-    stretches: Sequence[tuple[int, Mapping[str, Any]]] = ()
+    loops: Sequence[tuple[int, Mapping[str, Any]]] = ()
     seconds: float = 0.0
 
     def __len__(self) -> int:
         """How many steps."""
-        return sum(count for count, _ in self.stretches)
+        return sum(count for count, _ in self.loops)
 
     def averages(self, population: Population) -> list[dict[str, float]]:
         """Each member's metrics, averaged over the steps."""
@@ -43,17 +43,17 @@ class Interval:
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> "Interval":
         """The inverse of `to_json`."""
-        stretches = [
+        loops = [
             (1, {name: np.asarray(x, np.float32)[..., None] for name, x in step.items()})
             for step in saved["metrics"]
         ]
-        return cls(stretches=stretches, seconds=saved["seconds"])
+        return cls(loops=loops, seconds=saved["seconds"])
 
     def _steps(self) -> list[dict[str, np.ndarray]]:
         """`{name: [] or [S]}` of each step."""
-        fetched = processes.fetch([metrics for _, metrics in self.stretches])
+        fetched = processes.fetch([metrics for _, metrics in self.loops])
         return [
             {name: values[..., at] for name, values in metrics.items()}
-            for (count, _), metrics in zip(self.stretches, fetched, strict=True)
+            for (count, _), metrics in zip(self.loops, fetched, strict=True)
             for at in range(count)
         ]

@@ -21,12 +21,12 @@ from msa_jax import (
     cpu,
     environment,
     evaluate,
+    loops,
     metrics,
     population,
     processes,
     sharding,
     steps,
-    stretch,
     summary,
     system,
 )
@@ -52,7 +52,7 @@ def train_and_evaluate(
       workdir: directory for all files of the run. One that holds an unfinished run is resumed, to
         the same bits as if it had never stopped; a finished one is only reported. With
         `config.num_seeds` above 1, each seed ends as a run of its own in `seed_<seed>` therein.
-      stop: asked before each stretch of steps whether to save and end here; see
+      stop: asked before each loop of steps whether to save and end here; see
         `processes.StopNotice`.
 
     Returns:
@@ -108,7 +108,7 @@ def train_together(
         itself. They differ in nothing but `population.varied`.
       run: the directory of all of them.
       whole: the config that describes them all; its data, mesh and training are used.
-      stop: asked before each stretch of steps whether to save and end here.
+      stop: asked before each loop of steps whether to save and end here.
 
     Returns:
       The members, each with its results, whose files are written; but of a lone run `results.json`,
@@ -188,7 +188,7 @@ class _Training:
         fresh = self._fresh_state() if is_fresh else None
         with Checkpoints(self._run.checkpoints) as checkpoints:
             state = fresh or self._last_state(checkpoints)
-            done, step = list(self._unfinished.stretches), checkpoints.step or 0
+            done, step = list(self._unfinished.loops), checkpoints.step or 0
             processes.agree("the last step that was saved", str(step))
             evaluated_at = step - len(self._unfinished)
             self._run.record(self._whole)
@@ -197,7 +197,7 @@ class _Training:
                 member.history = member.run.history(evaluated_at)
             before = [m.history[-1]["seconds"] for m in self._members if m.history]
             start = time.perf_counter() - max([self._unfinished.seconds, *before])
-            training = stretch.build(
+            training = loops.build(
                 self._member_step,
                 state,
                 self._values,
@@ -206,7 +206,6 @@ class _Training:
                 self._order,
                 first=step,
                 last=self._last_step,
-                batch_size=self._config.training.batch_size,
                 most=self._config.training.steps_per_loop,
             )
             eval_step = steps.jit_eval_step(
@@ -220,17 +219,19 @@ class _Training:
                 while evaluated_at < self._last_step and not self._all_done(evaluated_at):
                     began, first = time.perf_counter(), step
                     until = min(evaluated_at + self._interval, self._last_step)
-                    for here, there in training.between(first, until):
+                    for at, end in training.between(first, until):
+                        if len(done) > 1:  # a stop is heard while two loops at most are under way
+                            jax.block_until_ready(done[-2][1])
                         if stop():
                             seconds = time.perf_counter() - start
-                            unfinished = Interval(stretches=done, seconds=seconds)
-                            self._save(checkpoints, here, state, unfinished)
-                            raise PreemptedError(here)
-                        state, found = training.take(state, here, there)
-                        done.append((there - here, found))
-                        bar.update(there - here)
+                            unfinished = Interval(loops=done, seconds=seconds)
+                            self._save(checkpoints, at, state, unfinished)
+                            raise PreemptedError(at)
+                        state, found = training.take(state, at, end)
+                        done.append((end - at, found))
+                        bar.update(end - at)
                     step = until
-                    trained = Interval(stretches=done).averages(self._population)
+                    trained = Interval(loops=done).averages(self._population)
                     rate = (step - first) * self._utterances_a_step / (time.perf_counter() - began)
                     evaluated = self._evaluate("valid", eval_step, state.params)
                     better = []

@@ -15,7 +15,7 @@ LAYERS = [
     ("data.schema", "augment", "losses", "optim", "metrics", "sharding", "statistics", "workdir"),
     ("predictions", "environment", "cpu"),
     ("models", "data", "conditions"),
-    ("population", "interval", "state", "steps", "stretch", "checkpoints"),
+    ("population", "interval", "state", "steps", "loops", "checkpoints"),
     ("system", "report"),
     ("evaluate",),
     ("member", "summary"),

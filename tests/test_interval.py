@@ -34,7 +34,7 @@ def after(times: int) -> Callable[[], bool]:
     return lambda: next(asked) == times
 
 
-# Asked before each stretch of steps, which never goes beyond an evaluation.
+# Asked before each loop of steps, which never goes beyond an evaluation.
 SINGLE = ((3, 3), (0, 3), (3, 6), (2, 8), (3, 11))
 IN_THREES = ((1, 3), (0, 3), (2, 7), (1, 8), (1, 11))
 
@@ -84,17 +84,17 @@ def test_before_its_first_evaluation_there_is_nothing_to_judge(
 def test_what_was_measured_survives_to_the_bit() -> None:
     values = [np.float32(0.1), np.float32(np.nan), np.float32(np.inf), np.float32(1e-42)]
     third = np.float32(1 / 3)
-    # Two stretches, of two seeds: all three steps count, and one of two.
-    stretches = [
+    # Two loops, of two seeds: all three steps count, and one of two.
+    loops = [
         (3, {"loss": np.array([values[:3], [third] * 3])}),
         (1, {"loss": np.array([[values[3], 5], [third, 5]])}),
     ]
-    interval = Interval(stretches=stretches, seconds=1.5)
+    interval = Interval(loops=loops, seconds=1.5)
     again = Interval.from_json(json.loads(json.dumps(interval.to_json())))
     assert again.seconds == 1.5
     assert len(again) == len(interval) == 4
     expected = [(1, {"loss": np.array([[value], [third]])}) for value in values]
-    assert_same(again.stretches, expected)
+    assert_same(again.loops, expected)
 
 
 def test_what_earlier_runs_saved_is_read() -> None:

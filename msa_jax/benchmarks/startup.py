@@ -70,24 +70,24 @@ def _watched(arguments: Sequence[str]) -> None:
     def watched() -> None:
         import jax
 
-        from msa_jax import stretch, train  # noqa: F401 (what the command imports next)
+        from msa_jax import loops, train  # noqa: F401 (what the command imports next)
 
         mark("imported")
-        build = stretch.build
+        build = loops.build
 
-        def marked(*given: Any, **named: Any) -> stretch.Stretches:
+        def marked(*given: Any, **named: Any) -> loops.Loops:
             mark("data and state")
-            stretches = build(*given, **named)
+            built = build(*given, **named)
 
             def first(*asked: Any) -> Any:
-                jax.block_until_ready(stretches.take(*asked))
+                jax.block_until_ready(built.take(*asked))
                 mark("first step")
                 Path(os.environ[_TOLD]).write_text(json.dumps(marks))
                 os._exit(0)
 
-            return stretch.Stretches(1, first)
+            return loops.Loops(1, first)
 
-        with mock.patch.object(stretch, "build", marked):
+        with mock.patch.object(loops, "build", marked):
             main.main()
 
     command.run(watched)

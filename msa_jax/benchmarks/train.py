@@ -166,7 +166,7 @@ class _Ready:
 def _build_jax(contender: Contender, folder: Path) -> Runner:
     import jax
 
-    from msa_jax import cpu, sharding, stretch, system
+    from msa_jax import cpu, loops, sharding, system
     from msa_jax import state as state_lib
     from msa_jax.data import buckets, feed, order
     from msa_jax.population import Population
@@ -195,7 +195,7 @@ def _build_jax(contender: Contender, folder: Path) -> Runner:
         made = system.train_step(config, described, batches)
         place = population.places(sharding.over_data(mesh))
         source = feed.Resident(split, described.task, held, place)
-        training = stretch.build(
+        training = loops.build(
             lambda _: made,
             state,
             {},
@@ -204,7 +204,6 @@ def _build_jax(contender: Contender, folder: Path) -> Runner:
             plan,
             first=0,
             last=batches,
-            batch_size=config.training.batch_size,
             most=config.training.steps_per_loop,
         )
 
@@ -222,8 +221,7 @@ def _build_jax(contender: Contender, folder: Path) -> Runner:
     flops = 0.0
     shapes = collections.Counter(plan(index).bucket for index in range(batches))
     for bucket, times in shapes.items():
-        count = config.training.batch_size * source.widths[bucket]
-        rows = jax.ShapeDtypeStruct((count,), np.int32)
+        rows = jax.ShapeDtypeStruct((plan.sizes[bucket],), np.int32)
         example = jax.eval_shape(source.gathers[bucket], source.held, rows)
         counted: Any = jax.jit(made).lower(member, example).cost_analysis()
         flops += counted["flops"] * times * contender.seeds

@@ -70,7 +70,6 @@ class Resident:
       held: what batches are gathered from, on every device.
       gathers: of each bucket, a pure function from `held` and the rows [..., B] of a batch to the
         batch, for programs of their own.
-      widths: of each bucket, the rows a unit has.
     """
 
     def __init__(self, split: Split, task: Task, buckets: Buckets, sharding: NamedSharding) -> None:
@@ -97,7 +96,6 @@ class Resident:
             for lengths, count in zip(buckets.lengths, utterances, strict=True)
         ]
         self._jitted = [jax.jit(gather, out_shardings=sharding) for gather in self.gathers]
-        self.widths = buckets.utterances
 
     def __call__(self, order: Order, first: int, last: int) -> Iterator[Batch]:
         """The order's batches `first` to `last` - 1."""

@@ -33,7 +33,11 @@ _EVERY_SEED = 2**64 - 1  # no run's seed
 
 
 class _Grouped:
-    """Units by bucket, and the rows of those that make a batch."""
+    """Units by bucket, and the rows of those that make a batch.
+
+    Attributes:
+      sizes: of each bucket, the rows of a batch.
+    """
 
     def __init__(self, units: Units, buckets: Buckets, batch_size: int) -> None:
         self._widths = buckets.utterances
@@ -41,6 +45,7 @@ class _Grouped:
         self._rows = np.pad(units.rows, ((0, 0), (0, missing)), constant_values=_FILLER)
         self._buckets = buckets.assign(units)
         self._batch_size = batch_size
+        self.sizes = [batch_size * width for width in self._widths]
 
     def _selection(self, chosen: np.ndarray) -> Selection:
         """The batch of `chosen` [batch_size] units, of which negative ones fill it up."""
@@ -87,11 +92,16 @@ class TrainOrder(_Grouped):
 
 
 class SideBySide:
-    """The batches of several `TrainOrder`s that differ in their seed alone, as one."""
+    """The batches of several `TrainOrder`s that differ in their seed alone, as one.
+
+    Attributes:
+      sizes: of each bucket, the rows of a seed's batch.
+    """
 
     def __init__(self, orders: Sequence[TrainOrder]) -> None:
         """Takes an order a seed."""
         self._orders = orders
+        self.sizes = orders[0].sizes
 
     def __call__(self, step: int) -> Selection:
         """The batches of a step: rows [S, B]."""

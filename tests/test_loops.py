@@ -1,5 +1,7 @@
 """Steps in loops of any length, or one by one as batches arrive, make the same run."""
 
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,18 +13,19 @@ import pytest
 from msa_jax import steps, train
 from msa_jax.config import resolve
 from msa_jax.errors import PreemptedError, UserError
-from msa_jax.stretch import Stretches
+from msa_jax.loops import Loops
 from tests.conftest import tiny_config
 from tests.test_interval import after, history
+from tests.test_processes import run
 from tests.test_train import assert_same, selected_params
 
 VIDEOS = {"model.context.kind": "recurrent", "model.context.width": 8, "training.batch_size": 4}
 
 
-def test_stretches_lead_from_step_to_step() -> None:
-    stretches = Stretches(3, lambda state, first, last: (state, {}))
-    assert list(stretches.between(4, 11)) == [(4, 7), (7, 10), (10, 11)]
-    assert list(stretches.between(4, 4)) == []
+def test_loops_lead_from_step_to_step() -> None:
+    loops = Loops(3, lambda state, first, last: (state, {}))
+    assert list(loops.between(4, 11)) == [(4, 7), (7, 10), (10, 11)]
+    assert list(loops.between(4, 4)) == []
 
 
 @pytest.mark.parametrize(
@@ -87,6 +90,69 @@ def test_a_loop_asks_the_host_once(
     monkeypatch.setattr(steps, "jit_train_loop", counted)
     train.train_and_evaluate(config, str(tmp_path / "run"))
     assert calls == [(8, 4)] * 3  # of 8 at most, up to each evaluation
+
+
+# Prints what a loop of two buckets, and each bucket's step, exchange between devices: numbers by
+# kind. Arguments: JSON of a mesh's sizes, and how many seeds.
+_EXCHANGES = """
+import collections, json, math, re, sys
+import jax, numpy as np
+from msa_jax import config as config_lib
+from msa_jax import sharding, state, steps, system
+from msa_jax.data import dataset, feed
+from msa_jax.population import Population
+from tests.conftest import tiny_config
+
+wide = {"model.encoder.hidden": 1024, "data.buckets": 2, "training.batch_size": 16}
+config = config_lib.resolve(tiny_config("attention", sys.argv[1], **wide))
+seeds = int(sys.argv[3])
+mesh = sharding.build_mesh(config_lib.Mesh(**json.loads(sys.argv[2])), seeds)
+population = Population(seeds, mesh)
+data = dataset.load(config.data)
+described = system.build(config, data.splits["train"].scores)
+batch = system.abstract_batch(data.schema, 16, of_videos=False)
+made = system.train_step(config, described, 10)
+place = population.places(sharding.over_data(mesh))
+
+def exchanged(lowered):
+    found = collections.Counter()
+    kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+    pattern = rf"= (\\(.*?\\)|\\S+) ({kinds})(?:-start)?\\("
+    for shapes, kind in re.findall(pattern, lowered.compile().as_text()):
+        for sizes in re.findall(r"\\w\\d+\\[([\\d,]*)\\]", shapes):
+            found[kind] += math.prod(map(int, filter(None, sizes.split(","))))
+    return found
+
+with jax.set_mesh(mesh):
+    optimizer = system.optimizer(config, 10)
+    born = state.create(described.model, optimizer, batch, list(range(seeds)), population)
+    frames = feed.Resident(data.splits["train"], described.task, data.buckets["train"], place)
+    rows = np.zeros((8, seeds, 16) if seeds > 1 else (8, 16), np.int32)
+    loop = steps.jit_train_loop(lambda _: made, born, {}, population, frames.gathers)
+    looped = exchanged(loop.lower(born, frames.held, rows, np.zeros(8, np.int32), 8))
+    step = steps.jit_train_step(lambda _: made, born, {}, population)
+    stepped = collections.Counter()
+    for gather in frames.gathers:
+        given = jax.eval_shape(gather, frames.held, rows[0])
+        given = sharding.abstract(given, dict.fromkeys(given, place))
+        stepped += exchanged(step.lower(born, given))
+print(json.dumps({"loop": looped, "steps": stepped}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mesh", "seeds"), [({"data": 1, "fsdp": 8}, 1), ({"fsdp": 2, "model": 2}, 1), ({"fsdp": 4}, 2)]
+)
+def test_a_loop_exchanges_no_more_than_its_steps(
+    write_features: Callable[..., str], mesh: dict[str, int], seeds: int
+) -> None:
+    program = [sys.executable, "-c", _EXCHANGES, write_features(), json.dumps(mesh), str(seeds)]
+    found = json.loads(run(program, devices=8))
+    # What follows the gradients stands in a loop once, for all buckets.
+    assert found["loop"]["all-gather"] > 0
+    assert found["loop"].keys() == found["steps"].keys()
+    assert all(numbers <= found["steps"][kind] for kind, numbers in found["loop"].items())
 
 
 def test_a_loop_takes_a_step_at_least() -> None:
