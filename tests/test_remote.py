@@ -1,17 +1,21 @@
 """Sources in a bucket: here a folder stands for one."""
 
 import os
+import shutil
 import tempfile
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from array_record.python import array_record_module
 from etils import epath
+from etils.epath import backend
 
 from msa_jax import config
-from msa_jax.data import dataset, remote
+from msa_jax.data import builders, dataset, prepare, remote
 from msa_jax.errors import UserError
 
 
@@ -89,3 +93,60 @@ def test_training_data_may_lie_in_a_bucket(
     here = dataset.load(config.Data(path=path))
     assert there.schema.fingerprint == here.schema.fingerprint
     np.testing.assert_array_equal(there.splits["test"].scores, here.splits["test"].scores)
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder where all that is read and written as `gs://bucket` is."""
+    folder = tmp_path / "written"
+    folder.mkdir()
+
+    class Cloud:
+        def __getattr__(self, name: str) -> Callable[..., Any]:
+            def method(*given: Any, **how: Any) -> Any:
+                places = (str(each).replace("gs://bucket", str(folder)) for each in given)
+                return getattr(backend.os_backend, name)(*places, **how)
+
+            return method
+
+    def chosen(path: epath.Path) -> Any:
+        return Cloud() if str(path).startswith("gs://") else backend.os_backend
+
+    def reader(path: str, *given: Any, **how: Any) -> Any:
+        return read(path.replace("gs://bucket", str(folder)), *given, **how)
+
+    # Records are read by a client of their own.
+    read = array_record_module.ArrayRecordReader
+    monkeypatch.setattr(array_record_module, "ArrayRecordReader", reader)
+    monkeypatch.setattr(type(epath.Path("gs://bucket")), "_backend", property(chosen))
+    return folder
+
+
+def test_a_dataset_is_prepared_into_a_bucket(
+    written: Path, write_features: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_features()
+    with monkeypatch.context() as broken:
+        copy, copied = shutil.copyfileobj, []
+
+        def interrupted(*given: Any) -> None:
+            copied.append(copy(*given))
+            if len(copied) > 2:
+                raise OSError("the connection is lost")
+
+        broken.setattr(shutil, "copyfileobj", interrupted)
+        with pytest.raises(UserError, match=r"cannot write gs://bucket/data.*connection is lost"):
+            prepare.prepare(path, "mine", "gs://bucket/data")
+    assert builders.open_named("mine", "gs://bucket/data") is None
+    made = prepare.prepare(path, "mine", "gs://bucket/data")
+    assert not made.was_there
+    assert (written / "data/utterances/mine/1.0.0/card.md").exists()
+    assert prepare.prepare(path, "mine", "gs://bucket/data").was_there
+    there = dataset.load(config.Data(name="mine", dir=str(written / "data")))
+    here = dataset.load(config.Data(path=path))
+    np.testing.assert_array_equal(there.splits["test"].scores, here.splits["test"].scores)
+    other = write_features("other.npz", count=90)
+    with pytest.raises(UserError, match=r"prepared from other data .* --overwrite"):
+        prepare.prepare(other, "mine", "gs://bucket/data")
+    assert not prepare.prepare(other, "mine", "gs://bucket/data", overwrite=True).was_there
+    assert not list(Path(tempfile.gettempdir()).glob("msa_jax-*/tmp*"))

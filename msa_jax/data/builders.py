@@ -1,8 +1,9 @@
 """TFDS builders: every source is written once, unpadded, with the same features.
 
-A dataset is written beside its place and moved there at the end, so an interrupted preparation
-leaves nothing half-made and can be repeated. Its fingerprint names it and its content: the
-digest of its source and split is part of it, so a changed file is prepared anew.
+A dataset is written beside its place and moved there at the end (or here, and copied to a bucket),
+so an interrupted preparation leaves nothing half-made and can be repeated. Its fingerprint names it
+and its content: the digest of its source and split is part of it, so a changed file is prepared
+anew.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,6 +31,7 @@ from msa_jax.data.sources.contract import Report
 from msa_jax.errors import UserError, nearest
 
 _LONGEST_STEM = 100
+_INFO = "dataset_info.json"  # says that a dataset is whole
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
 
 
@@ -249,10 +252,11 @@ def write(
         try:
             if "://" not in str(home):
                 whole.make(Path(home) / name, generate, is_made)
-            else:  # there TFDS writes all or nothing, and replaces nothing
-                if replace and (home / name).exists():
-                    (home / name).rmtree()
-                generate(home)
+            else:
+                with tempfile.TemporaryDirectory(dir=whole.temporary_home()) as folder:
+                    made = generate(folder)
+                    if not is_made():  # by another process, meanwhile
+                        remote.publish(made, home / name, _INFO)
         except OSError as error:
             raise UserError(
                 f"cannot write {home / name}: {error.strerror or error}. Choose another --data_dir "
@@ -272,7 +276,7 @@ def open_prepared(fingerprint: str, data_dir: str) -> tfds.core.DatasetBuilder |
     """
     name, _, digest = fingerprint.partition("@")
     directory = _root(data_dir) / name
-    if not (directory / "dataset_info.json").exists():
+    if not (directory / _INFO).exists():
         return None
     with _quiet():
         builder = tfds.builder_from_directory(directory)

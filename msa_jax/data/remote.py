@@ -1,4 +1,6 @@
-"""Sources in a bucket (`gs://`): copied to this machine once, since readers read in place."""
+"""Buckets (`gs://`): sources are copied to this machine once, since readers read in place, and what
+was prepared here is copied there.
+"""
 
 import functools
 import hashlib
@@ -39,6 +41,31 @@ def local(path: str) -> str:
             "your credentials, and the room in TMPDIR."
         ) from error
     return str(copy)
+
+
+def publish(folder: Path, place: epath.Path, last: str) -> None:
+    """Copies the files of `folder` to `place` in a bucket, in place of what is there.
+
+    A bucket has no renaming at once. Its readers take what it holds for whole once there is a file
+    `last`: that one is removed first and copied last, so that a copy that is interrupted is none,
+    and can be repeated.
+
+    Raises:
+      UserError: if the bucket cannot be written.
+    """
+    try:
+        (place / last).unlink(missing_ok=True)
+        if place.exists():
+            place.rmtree()
+        place.mkdir(parents=True, exist_ok=True)
+        for item in sorted(folder.iterdir(), key=lambda item: (item.name == last, item.name)):
+            with item.open("rb") as source, (place / item.name).open("wb") as copy:
+                shutil.copyfileobj(source, copy, 2**24)
+    except Exception as error:  # each kind of bucket has errors of its own
+        raise UserError(
+            f"cannot write {place}: {type(error).__name__}: {error}. Check the path and your "
+            "credentials, then run again."
+        ) from error
 
 
 def _copy(place: epath.Path, files: list[epath.Path], folder: Path) -> Path:
