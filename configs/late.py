@@ -1,7 +1,8 @@
 """A0, late fusion: majority vote of three classifiers trained side by side (arXiv 2501.08085).
 
 python -m msa_jax.main --config=configs/late.py:quick --workdir=DIR
-About a minute on two cores; test accuracy 81.2 %; the vote of three Bayes classifiers gets 79.8 %.
+About a minute on two cores. Test accuracy 80.5 % (mean of 10 seeds); the vote of three Bayes
+classifiers gets 79.8 %, which is no bound.
 """
 
 import ml_collections
