@@ -5,7 +5,8 @@ itself; of frames that are streamed, it is one step.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +16,8 @@ from msa_jax.data import feed
 from msa_jax.data.order import SideBySide, TrainOrder
 from msa_jax.population import Population
 from msa_jax.state import TrainState
+
+_STEPS_AHEAD = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,16 @@ class Loops:
         """The loops that lead from step `first` to `last`."""
         for start in range(first, last, self.most):
             yield start, min(start + self.most, last)
+
+    def wait(self, taken: Sequence[Any]) -> None:
+        """Waits until few of the loops `taken`, whose metrics these are, are still under way.
+
+        An accelerator computes while the host asks for more: without a bound, what is to happen
+        before the next loop, such as a stop, would happen after all of them.
+        """
+        ahead = max(2, _STEPS_AHEAD // self.most)
+        if len(taken) >= ahead:
+            jax.block_until_ready(taken[-ahead])
 
 
 def build(

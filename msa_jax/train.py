@@ -220,8 +220,7 @@ class _Training:
                     began, first = time.perf_counter(), step
                     until = min(evaluated_at + self._interval, self._last_step)
                     for at, end in training.between(first, until):
-                        if len(done) > 1:  # a stop is heard while two loops at most are under way
-                            jax.block_until_ready(done[-2][1])
+                        training.wait(done)
                         if stop():
                             seconds = time.perf_counter() - start
                             unfinished = Interval(loops=done, seconds=seconds)

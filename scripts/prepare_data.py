@@ -27,7 +27,7 @@ def main() -> None:
     )
     parser.add_argument("--source", required=True, help="file or folder")
     parser.add_argument("--name", required=True, help="of the dataset")
-    parser.add_argument("--data_dir", default="", help="where prepared datasets live")
+    parser.add_argument("--data_dir", default="", help="where prepared datasets live; gs:// works")
     parser.add_argument("--split_column", default="split", help="of a features file or table")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of that name")
     args = parser.parse_args()

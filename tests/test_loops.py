@@ -28,6 +28,26 @@ def test_loops_lead_from_step_to_step() -> None:
     assert list(loops.between(4, 4)) == []
 
 
+def test_the_host_is_a_few_loops_ahead() -> None:
+    class Metric:
+        def __init__(self) -> None:
+            self.waited = False
+
+        def block_until_ready(self) -> None:
+            self.waited = True
+
+    def waited(most: int, count: int) -> list[bool]:
+        taken = [Metric() for _ in range(count)]
+        Loops(most, lambda state, first, last: (state, {})).wait([(1, {"x": x}) for x in taken])
+        return [each.waited for each in taken]
+
+    assert waited(8, 1) == [False]
+    assert waited(8, 3) == waited(64, 3) == [False, True, False]
+    assert waited(1, 15) == [False] * 15
+    assert waited(1, 17) == [False, True, *[False] * 15]
+    Loops(8, lambda state, first, last: (state, {})).wait([(1, {"x": np.zeros(1)})] * 2)
+
+
 @pytest.mark.parametrize(
     "fields", [{"training.accumulate": 2, "augment.frame_dropout": 0.2}, VIDEOS], ids=["", "videos"]
 )
@@ -71,8 +91,9 @@ def test_a_last_interval_may_be_shorter(write_features: Callable[..., str], tmp_
 def test_a_loop_asks_the_host_once(
     write_features: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, calls = tiny_config("text", write_features()), []
+    config, calls, asked = tiny_config("text", write_features()), [], []
     make = steps.jit_train_loop
+    monkeypatch.setattr(Loops, "wait", lambda _, taken: asked.append(len(taken)))
 
     def counted(*given: Any) -> Any:
         loop = make(*given)
@@ -90,6 +111,7 @@ def test_a_loop_asks_the_host_once(
     monkeypatch.setattr(steps, "jit_train_loop", counted)
     train.train_and_evaluate(config, str(tmp_path / "run"))
     assert calls == [(8, 4)] * 3  # of 8 at most, up to each evaluation
+    assert asked == [0] * 3
 
 
 # Prints what a loop of two buckets, and each bucket's step, exchange between devices: numbers by
@@ -152,6 +174,7 @@ def test_a_loop_exchanges_no_more_than_its_steps(
     # What follows the gradients stands in a loop once, for all buckets.
     assert found["loop"]["all-gather"] > 0
     assert found["loop"].keys() == found["steps"].keys()
+    assert found["loop"]["all-reduce"] < found["steps"]["all-reduce"]
     assert all(numbers <= found["steps"][kind] for kind, numbers in found["loop"].items())
 
 

@@ -98,8 +98,10 @@ def test_training_data_may_lie_in_a_bucket(
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder where all that is read and written as `gs://bucket` is."""
-    folder = tmp_path / "written"
+    folder, temporary = tmp_path / "written", tmp_path / "temporary"
     folder.mkdir()
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
 
     class Cloud:
         def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -123,30 +125,77 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_dataset_is_prepared_into_a_bucket(
-    written: Path, write_features: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    written: Path, write_features: Callable[..., str]
 ) -> None:
-    path = write_features()
-    with monkeypatch.context() as broken:
-        copy, copied = shutil.copyfileobj, []
-
-        def interrupted(*given: Any) -> None:
-            copied.append(copy(*given))
-            if len(copied) > 2:
-                raise OSError("the connection is lost")
-
-        broken.setattr(shutil, "copyfileobj", interrupted)
-        with pytest.raises(UserError, match=r"cannot write gs://bucket/data.*connection is lost"):
-            prepare.prepare(path, "mine", "gs://bucket/data")
-    assert builders.open_named("mine", "gs://bucket/data") is None
-    made = prepare.prepare(path, "mine", "gs://bucket/data")
-    assert not made.was_there
-    assert (written / "data/utterances/mine/1.0.0/card.md").exists()
+    path, folder = write_features(), written / "data/utterances/mine/1.0.0"
+    assert not prepare.prepare(path, "mine", "gs://bucket/data").was_there
+    assert (folder / "card.md").exists()
     assert prepare.prepare(path, "mine", "gs://bucket/data").was_there
-    there = dataset.load(config.Data(name="mine", dir=str(written / "data")))
+    there = dataset.load(config.Data(name="mine", dir="gs://bucket/data"))
     here = dataset.load(config.Data(path=path))
     np.testing.assert_array_equal(there.splits["test"].scores, here.splits["test"].scores)
     other = write_features("other.npz", count=90)
     with pytest.raises(UserError, match=r"prepared from other data .* --overwrite"):
         prepare.prepare(other, "mine", "gs://bucket/data")
+    (folder / "stale").touch()
     assert not prepare.prepare(other, "mine", "gs://bucket/data", overwrite=True).was_there
-    assert not list(Path(tempfile.gettempdir()).glob("msa_jax-*/tmp*"))
+    assert not (folder / "stale").exists()
+    assert [item.name for item in folder.parent.iterdir()] == ["1.0.0"]
+    assert not list(Path(tempfile.gettempdir()).glob("msa_jax-*/prepared-*"))
+
+
+def test_what_is_interrupted_on_the_way_to_a_bucket_is_repeated(
+    written: Path, write_features: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: Any, **__: Any) -> None:
+        raise OSError("the connection is lost")
+
+    def known(name: str = "mine") -> Any:
+        builder = builders.open_named(name, "gs://bucket/data")
+        return builder and builders.metadata(builder)["file"]
+
+    def interrupted(path: str, target: Any, name: str) -> None:
+        with monkeypatch.context() as broken:
+            broken.setattr(target, name, lost)
+            with pytest.raises(UserError, match=r"cannot write gs://bucket/.*connection is lost"):
+                prepare.prepare(path, "mine", "gs://bucket/data", overwrite=True)
+
+    one, two = write_features("one.npz"), write_features("two.npz", count=90)
+    interrupted(one, shutil, "copyfileobj")
+    assert known() is None
+    with monkeypatch.context() as prepared:  # is not prepared again, only copied
+        prepared.setattr(builders.Utterances, "download_and_prepare", lost)
+        prepare.prepare(one, "mine", "gs://bucket/data")
+    assert known() == "one.npz"
+    interrupted(two, shutil, "copyfileobj")
+    assert known() == "one.npz"
+    interrupted(two, type(epath.Path("gs://bucket")), "replace")
+    assert known() is None
+    prepare.prepare(two, "mine", "gs://bucket/data")
+    assert known() == "two.npz"
+
+
+def test_what_is_refused_leaves_a_bucket_as_it_was(
+    written: Path, write_features: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="score"):
+        prepare.prepare(write_features(score=None), "mine", "gs://bucket/data")
+    assert not list(written.iterdir())
+
+    def denied(*_: Any) -> bool:
+        raise PermissionError("no credentials")
+
+    monkeypatch.setattr(type(epath.Path("gs://bucket")), "exists", denied)
+    with pytest.raises(UserError, match=r"cannot read gs://bucket/.*no credentials.*Check"):
+        builders.open_named("mine", "gs://bucket/data")
+
+
+def test_a_temporary_directory_that_cannot_be_written_is_named(
+    written: Path, write_features: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(builders.Utterances, "download_and_prepare", full)
+    with pytest.raises(UserError, match=r"temporary.*No space left on device. Set TMPDIR"):
+        prepare.prepare(write_features(), "mine", "gs://bucket/data")

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -252,18 +251,16 @@ def write(
         try:
             if "://" not in str(home):
                 whole.make(Path(home) / name, generate, is_made)
-            else:
-                with tempfile.TemporaryDirectory(dir=whole.temporary_home()) as folder:
-                    made = generate(folder)
-                    if not is_made():  # by another process, meanwhile
-                        remote.publish(made, home / name, _INFO)
+            elif not is_made():
+                remote.make(home / name, generate, last=_INFO, known=repr(config), replace=replace)
         except OSError as error:
             raise UserError(
                 f"cannot write {home / name}: {error.strerror or error}. Choose another --data_dir "
                 "(config.data.dir, or TFDS_DATA_DIR)."
             ) from error
     prepared = open_prepared(name, data_dir)
-    assert prepared is not None
+    if prepared is None:
+        raise UserError(f"{home / name} was replaced by another process meanwhile: run again.")
     return prepared
 
 
@@ -276,7 +273,7 @@ def open_prepared(fingerprint: str, data_dir: str) -> tfds.core.DatasetBuilder |
     """
     name, _, digest = fingerprint.partition("@")
     directory = _root(data_dir) / name
-    if not (directory / _INFO).exists():
+    if not remote.exists(directory / _INFO):
         return None
     with _quiet():
         builder = tfds.builder_from_directory(directory)

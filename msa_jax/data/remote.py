@@ -5,6 +5,8 @@ was prepared here is copied there.
 import functools
 import hashlib
 import shutil
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from etils import epath
@@ -43,29 +45,79 @@ def local(path: str) -> str:
     return str(copy)
 
 
-def publish(folder: Path, place: epath.Path, last: str) -> None:
-    """Copies the files of `folder` to `place` in a bucket, in place of what is there.
-
-    A bucket has no renaming at once. Its readers take what it holds for whole once there is a file
-    `last`: that one is removed first and copied last, so that a copy that is interrupted is none,
-    and can be repeated.
+def exists(path: epath.Path) -> bool:
+    """Whether there is a file or folder, maybe in a bucket.
 
     Raises:
-      UserError: if the bucket cannot be written.
+      UserError: if the bucket cannot be read.
     """
     try:
-        (place / last).unlink(missing_ok=True)
-        if place.exists():
-            place.rmtree()
-        place.mkdir(parents=True, exist_ok=True)
-        for item in sorted(folder.iterdir(), key=lambda item: (item.name == last, item.name)):
-            with item.open("rb") as source, (place / item.name).open("wb") as copy:
-                shutil.copyfileobj(source, copy, 2**24)
+        return path.exists()
+    except Exception as error:
+        if "://" not in str(path):
+            raise
+        raise UserError(
+            f"cannot read {path}: {type(error).__name__}: {error}. Check the path and your "
+            "credentials."
+        ) from error
+
+
+def make(
+    place: epath.Path, write: Callable[[Path], Path], *, last: str, known: str, replace: bool
+) -> None:
+    """Makes a folder of files in a bucket: here first, then copied.
+
+    Readers take what is there for whole once there is its file `last`. A bucket renames no folders:
+    all is copied beside its place, then moved there file by file, `last` at the end. So an
+    interrupted copy changes nothing, one that is interrupted while it moves leaves none, and both
+    can be repeated without writing it here again. There are no locks: one process at a time.
+
+    Args:
+      place: to make.
+      write: as for `whole.make`.
+      last: name of one of the files.
+      known: tells the content from other content of `place`.
+      replace: remove what is there, once all is copied.
+
+    Raises:
+      UserError: if the bucket or the temporary directory cannot be written.
+    """
+    key = f"prepared-{hashlib.sha256(f'{place} {known}'.encode()).hexdigest()[:16]}"
+    here = whole.temporary_home() / key / place.name
+    try:
+        whole.make(here, write, (here / last).exists)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {here}, from where {place} is copied: {error.strerror or error}. Set "
+            "TMPDIR to a directory with room for it."
+        ) from error
+    try:
+        _publish(here, place, last, replace)
     except Exception as error:  # each kind of bucket has errors of its own
         raise UserError(
-            f"cannot write {place}: {type(error).__name__}: {error}. Check the path and your "
-            "credentials, then run again."
+            f"cannot write {place}: {type(error).__name__}: {error}. Check the path, your "
+            "credentials, and the room in TMPDIR, then run again."
         ) from error
+    shutil.rmtree(here.parent)
+
+
+def _publish(folder: Path, place: epath.Path, last: str, replace: bool) -> None:
+    """Copies the files of `folder` to `place`."""
+    beside = place.parent / f".unfinished-{uuid.uuid4().hex}"
+    names = sorted((item.name for item in folder.iterdir()), key=lambda name: (name == last, name))
+    try:
+        beside.mkdir(parents=True)
+        for name in names:
+            with (folder / name).open("rb") as source, (beside / name).open("wb") as copy:
+                shutil.copyfileobj(source, copy, 2**24)
+        if replace:
+            (place / last).unlink(missing_ok=True)
+            place.rmtree(missing_ok=True)
+        place.mkdir(exist_ok=True)
+        for name in names:
+            (beside / name).replace(place / name)
+    finally:
+        beside.rmtree(missing_ok=True)
 
 
 def _copy(place: epath.Path, files: list[epath.Path], folder: Path) -> Path:
