@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from msa_jax.models.attend import masked_softmax
 from msa_jax.models.contract import Encoded, Fused
-from msa_jax.models.layers import Dropout, masked_softmax
+from msa_jax.models.layers import Dropout
 
 
 class DynamicAttentionFusion(nn.Module):

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from msa_jax.models.attend import attend, masked_softmax, weigh
+
 # Torch's nn.LayerNorm uses this; Flax's own default is 1e-6.
 LAYER_NORM_EPSILON = 1e-5
 
@@ -102,14 +104,88 @@ def _affine_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[j
 def _affine_backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, kernel = saved
     to_x = jax.lax.dot_general(gradient, kernel, (((1,), (1,)), ((), ())))
-    to_kernel = jax.lax.dot_general(x, gradient, (((0,), (0,)), ((), ())))
-    # The sum over rows, as a product: but with no factor rounded, as accelerators otherwise do.
-    ones = jnp.ones((len(gradient),), gradient.dtype)
-    to_bias = jnp.dot(ones, gradient, precision=jax.lax.Precision.HIGHEST)
-    return to_x, to_kernel, to_bias
+    return to_x, _over_rows(x, gradient), _sum_rows(gradient)
 
 
 _affine.defvjp(_affine_forward, _affine_backward)
+
+
+def _over_rows(x: jax.Array, y: jax.Array) -> jax.Array:
+    """[D, F], the sum over rows of the products of `x` [N, D] and `y` [N, F]."""
+    rows = (((0,), (0,)), ((), ()))
+    if x.shape[1] <= y.shape[1]:
+        return jax.lax.dot_general(x, y, rows)
+    # On a CPU such a product is faster the longer the rows of what it makes.
+    return jax.lax.dot_general(y, x, rows).T
+
+
+def _sum_rows(x: jax.Array) -> jax.Array:
+    """[D], the sum over rows of `x` [N, D]: on a CPU a product takes a tenth of a sum's time."""
+    return jax.lax.platform_dependent(
+        x,
+        cpu=lambda x: jnp.ones((len(x),), x.dtype) @ x,
+        default=lambda x: x.sum(axis=0),
+    )
+
+
+def _along_rows(x: jax.Array, weights: jax.Array) -> jax.Array:
+    """[..., 1], each row of `x` [..., D] times `weights` [D]: on a CPU as a product, see above."""
+    return jax.lax.platform_dependent(
+        x,
+        weights,
+        cpu=lambda x, weights: (x @ weights)[..., None],
+        default=lambda x, weights: (x * weights).sum(axis=-1, keepdims=True),
+    )
+
+
+class LayerNorm(nn.Module):
+    """`nn.LayerNorm` with torch's epsilon, and its backward pass written out.
+
+    The same parameters and outputs. Statistics and parameters are float32.
+
+    Attributes:
+      dtype: of the output.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] of `x` [..., D], each row of mean 0 and deviation 1 before scale and bias."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return _layer_norm(x.astype(jnp.float32), scale, bias).astype(self.dtype)
+
+
+@jax.custom_vjp
+def _layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    return _layer_norm_forward(x, scale, bias)[0]
+
+
+def _layer_norm_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    ones = jnp.ones_like(scale)
+    mean = _along_rows(x, ones) / len(scale)
+    variance = (x * x).mean(axis=-1, keepdims=True) - mean * mean
+    rate = jax.lax.rsqrt(jnp.maximum(variance, 0) + LAYER_NORM_EPSILON)
+    return (x - mean) * (rate * scale) + bias, (x, mean, rate, scale)
+
+
+def _layer_norm_backward(
+    saved: tuple[jax.Array, ...], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, mean, rate, scale = saved
+    width = len(scale)
+    normal = (x - mean) * rate
+    felt = gradient * normal
+    along = _along_rows(gradient, scale) / width
+    across = _along_rows(felt, scale) / width
+    to_x = rate * (gradient * scale - along - normal * across)
+    return to_x, _sum_rows(felt.reshape(-1, width)), _sum_rows(gradient.reshape(-1, width))
+
+
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 class MultiHeadAttention(nn.Module):
@@ -151,13 +227,12 @@ class MultiHeadAttention(nn.Module):
             return Dense(shape, dtype=self.dtype, name=name)(x)
 
         query, key, value = project("query", queries), project("key", keys), project("value", keys)
-        scores = jnp.einsum("bqhd,bshd->bhqs", query, key, preferred_element_type=jnp.float32)
         mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
-        weights = masked_softmax(scores / np.sqrt(shape[1]), mask)
-        kept = Dropout(self.dropout)(weights, deterministic=not train).astype(self.dtype)
-        attended = jnp.einsum("bhqs,bshd->bqhd", kept, value)
+        ones = jnp.ones((len(queries), self.num_heads, queries.shape[1], keys.shape[1]))
+        kept = Dropout(self.dropout)(ones, deterministic=not train)
+        attended = attend(query, key, value, mask, kept)
         out = Dense(width, axes=2, dtype=self.dtype, name="out")(attended)
-        return out, weights
+        return out, weigh(query, key, mask)
 
 
 class Classifier(nn.Module):
@@ -201,12 +276,6 @@ class AttentionPool(nn.Module):
         weights = masked_softmax(scores, mask)
         kept = jnp.where(mask[..., None], tokens.astype(jnp.float32), 0.0)
         return jnp.einsum("bt,btd->bd", weights, kept).astype(tokens.dtype)
-
-
-def masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
-    """Float32 softmax over the last axis where `mask` is true, else zeros."""
-    scores = jnp.where(mask, scores.astype(jnp.float32), -1e30)
-    return jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0.0)
 
 
 def pool_mean(tokens: jax.Array, mask: jax.Array) -> jax.Array:
