@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from msa_jax.models import layers
 from msa_jax.models.layers import LAYER_NORM_EPSILON, Dense, Dropout, LayerNorm, hash_bits
 
 
@@ -92,13 +93,16 @@ def test_layers_are_flaxs_and_so_are_their_gradients(
     mine: nn.Module, theirs: nn.Module, shape: tuple[int, ...], dtype: jnp.dtype
 ) -> None:
     mine, theirs = mine.clone(dtype=dtype), theirs.clone(dtype=dtype)
-    x = jax.random.normal(jax.random.key(0), shape)
+    x = jax.random.normal(jax.random.key(0), shape) + 3
     params = theirs.init(jax.random.key(1), x)
     for ours, flaxs in zip(
         jax.tree.leaves(mine.init(jax.random.key(1), x)), jax.tree.leaves(params), strict=True
     ):
         np.testing.assert_array_equal(ours, flaxs)
-    params = jax.tree.map(lambda leaf: leaf + 0.3, params)  # a scale of 1 hides where it goes
+    # A scale that is the same everywhere hides where it goes.
+    params = jax.tree.map(
+        lambda leaf: leaf + jnp.linspace(0.1, 0.9, leaf.size).reshape(leaf.shape), params
+    )
 
     def loss(layer: nn.Module, params: Any, x: jax.Array) -> jax.Array:
         return jnp.sin(layer.apply(params, x).astype(jnp.float32)).sum()
@@ -117,3 +121,19 @@ def test_layers_are_flaxs_and_so_are_their_gradients(
             ours,
             flaxs,
         )
+
+
+def test_a_norm_is_the_same_by_products_and_so_are_its_gradients() -> None:
+    x = jax.random.normal(jax.random.key(0), (3, 4, 6)) + 3
+    scale, bias = jnp.linspace(0.5, 2, 6), jnp.linspace(-1, 1, 6)
+
+    def gradients(norm: Any) -> Any:
+        return jax.value_and_grad(lambda *args: jnp.sin(norm(*args)).sum(), argnums=(0, 1, 2))(
+            x, scale, bias
+        )
+
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+        gradients(layers._norm_by_products),
+        gradients(layers._norm),
+    )
