@@ -1,4 +1,4 @@
-"""Dropout and the random numbers below it; dense layers."""
+"""Dropout and the random numbers below it; dense layers and norms."""
 
 import functools
 from typing import Any
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from msa_jax.models.layers import Dense, Dropout, hash_bits
+from msa_jax.models import layers
+from msa_jax.models.layers import LAYER_NORM_EPSILON, Dense, Dropout, LayerNorm, hash_bits
 
 
 def _bits(seed: int, count: int = 1 << 14) -> np.ndarray:
@@ -76,21 +77,32 @@ def test_each_key_under_vmap_draws_as_alone() -> None:
         np.testing.assert_array_equal(found, hash_bits(key, (7, 5)))
 
 
-@pytest.mark.parametrize(
-    ("features", "axes", "shape"), [(7, 1, (3, 4, 6)), ((2, 5), 1, (3, 4, 6)), (7, 2, (3, 4, 2, 6))]
-)
+_LAYERS = [
+    (Dense(7), nn.Dense(7), (3, 4, 6)),
+    (Dense(3), nn.Dense(3), (3, 4, 6)),  # wider than what it makes
+    (Dense((2, 5)), nn.DenseGeneral((2, 5)), (3, 4, 6)),
+    (Dense(7, axes=2), nn.DenseGeneral(7, axis=(-2, -1)), (3, 4, 2, 6)),
+    (LayerNorm(), nn.LayerNorm(epsilon=LAYER_NORM_EPSILON), (3, 4, 6)),
+    (LayerNorm(), nn.LayerNorm(epsilon=LAYER_NORM_EPSILON), (3, 6)),
+]
+
+
+@pytest.mark.parametrize(("mine", "theirs", "shape"), _LAYERS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_dense_layers_are_flaxs_and_so_are_their_gradients(
-    features: int | tuple[int, ...], axes: int, shape: tuple[int, ...], dtype: jnp.dtype
+def test_layers_are_flaxs_and_so_are_their_gradients(
+    mine: nn.Module, theirs: nn.Module, shape: tuple[int, ...], dtype: jnp.dtype
 ) -> None:
-    x = jax.random.normal(jax.random.key(0), shape)
-    mine = Dense(features, axes=axes, dtype=dtype)
-    theirs = nn.DenseGeneral(features, axis=tuple(range(-axes, 0)), dtype=dtype)
+    mine, theirs = mine.clone(dtype=dtype), theirs.clone(dtype=dtype)
+    x = jax.random.normal(jax.random.key(0), shape) + 3
     params = theirs.init(jax.random.key(1), x)
     for ours, flaxs in zip(
         jax.tree.leaves(mine.init(jax.random.key(1), x)), jax.tree.leaves(params), strict=True
     ):
         np.testing.assert_array_equal(ours, flaxs)
+    # A scale that is the same everywhere hides where it goes.
+    params = jax.tree.map(
+        lambda leaf: leaf + jnp.linspace(0.1, 0.9, leaf.size).reshape(leaf.shape), params
+    )
 
     def loss(layer: nn.Module, params: Any, x: jax.Array) -> jax.Array:
         return jnp.sin(layer.apply(params, x).astype(jnp.float32)).sum()
@@ -109,3 +121,19 @@ def test_dense_layers_are_flaxs_and_so_are_their_gradients(
             ours,
             flaxs,
         )
+
+
+def test_a_norm_is_the_same_by_products_and_so_are_its_gradients() -> None:
+    x = jax.random.normal(jax.random.key(0), (3, 4, 6)) + 3
+    scale, bias = jnp.linspace(0.5, 2, 6), jnp.linspace(-1, 1, 6)
+
+    def gradients(norm: Any) -> Any:
+        return jax.value_and_grad(lambda *args: jnp.sin(norm(*args)).sum(), argnums=(0, 1, 2))(
+            x, scale, bias
+        )
+
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+        gradients(layers._norm_by_products),
+        gradients(layers._norm),
+    )

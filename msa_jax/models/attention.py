@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from msa_jax.models.contract import Encoded, Fused
-from msa_jax.models.layers import LAYER_NORM_EPSILON, Dropout, MultiHeadAttention
+from msa_jax.models.layers import Dropout, LayerNorm, MultiHeadAttention
 
 
 class AttentionFusion(nn.Module):
@@ -36,7 +36,7 @@ class AttentionFusion(nn.Module):
         attention = MultiHeadAttention(self.num_heads, dtype=self.dtype, name="attention")
         attended, weights = attention(states, states, present, train)
         attended = Dropout(self.dropout)(attended, deterministic=not train)
-        norm = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")
+        norm = LayerNorm(dtype=self.dtype, name="norm")
         fused = jnp.where(present[..., None], norm(states + attended), 0.0)
         asking = present / jnp.maximum(present.sum(axis=1, keepdims=True), 1)
         received = jnp.einsum("bhqs,bq->bs", weights, asking) / self.num_heads

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from msa_jax.errors import UserError
 from msa_jax.models.contract import Encoded, Fused
 from msa_jax.models.encoders import EncoderLayer
-from msa_jax.models.layers import LAYER_NORM_EPSILON, pool_mean
+from msa_jax.models.layers import LayerNorm, pool_mean
 
 
 class BottleneckFusion(nn.Module):
@@ -79,7 +79,7 @@ class BottleneckFusion(nn.Module):
             shared = mean_of_present(jnp.stack(written, axis=1), present)
         pooled = []
         for m, e in encoded.items():
-            norm = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name=f"{m}_norm")
+            norm = LayerNorm(dtype=self.dtype, name=f"{m}_norm")
             pooled.append(pool_mean(norm(tokens[m]), e.mask))
         return Fused(features=mean_of_present(jnp.stack(pooled, axis=1), present))
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from msa_jax.models.encoders import EncoderLayer
-from msa_jax.models.layers import LAYER_NORM_EPSILON, Dropout, sinusoidal_positions
+from msa_jax.models.layers import Dropout, LayerNorm, sinusoidal_positions
 
 
 class Context(nn.Module):
@@ -79,4 +79,4 @@ class Context(nn.Module):
                 dtype=self.dtype,
                 name=f"layer_{layer}",
             )(x, mask, train)
-        return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(x)
+        return LayerNorm(dtype=self.dtype, name="norm")(x)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from msa_jax.models.contract import Encoded, Fused
 from msa_jax.models.encoders import EncoderLayer
-from msa_jax.models.layers import LAYER_NORM_EPSILON, Dropout, pool_last, sinusoidal_positions
+from msa_jax.models.layers import Dropout, LayerNorm, pool_last, sinusoidal_positions
 
 
 class CrossModalFusion(nn.Module):
@@ -132,7 +132,7 @@ class Stack(nn.Module):
                 dtype=self.dtype,
                 name=f"layer_{layer}",
             )(x, mask, train, source=source)
-        return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(x)
+        return LayerNorm(dtype=self.dtype, name="norm")(x)
 
 
 def causal_mask(queries: int, keys: int) -> jax.Array:

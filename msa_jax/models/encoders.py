@@ -11,10 +11,10 @@ from msa_jax import sharding
 from msa_jax.data.schema import mask_key
 from msa_jax.models.contract import Batch, Encoded
 from msa_jax.models.layers import (
-    LAYER_NORM_EPSILON,
     AttentionPool,
     Dense,
     Dropout,
+    LayerNorm,
     MultiHeadAttention,
     pool_last,
     pool_mean,
@@ -64,7 +64,7 @@ class EncoderLayer(nn.Module):
 
         features, keys = x.shape[-1], source
         for name, block in (("attention_norm", attend), ("feed_forward_norm", feed_forward)):
-            norm = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name=name)
+            norm = LayerNorm(dtype=self.dtype, name=name)
             if block is attend and source is not None and self.norm == "pre":
                 keys = norm(source)
             update = block(norm(x)) if self.norm == "pre" else block(x)
@@ -137,7 +137,7 @@ class Encoder(nn.Module):
         x = Dropout(self.dropout)(x, deterministic=not train)
         x = self._layers(x, mask, train)
         if self.norm == "pre":
-            x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(x)
+            x = LayerNorm(dtype=self.dtype, name="norm")(x)
         return Encoded(tokens=x, pooled=self._pool(x, mask), mask=mask)
 
     def _layers(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from msa_jax.models.contract import Encoded, Fused
+from msa_jax.models.dot_product import masked_softmax
 from msa_jax.models.encoders import EncoderLayer
 from msa_jax.models.layers import (
-    LAYER_NORM_EPSILON,
     AttentionPool,
     Dropout,
+    LayerNorm,
     MultiHeadAttention,
-    masked_softmax,
 )
 
 
@@ -78,7 +78,7 @@ class PrimaryFusion(nn.Module):
                 dtype=self.dtype,
                 name=f"layer_{layer}",
             )(primary, auxiliaries, there, train)
-        norm = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")
+        norm = LayerNorm(dtype=self.dtype, name="norm")
         features = jnp.where(there[:, :1], norm(primary).mean(axis=1), 0.0)
         contrast = jnp.zeros(())
         for i, m in enumerate(encoded):
@@ -105,7 +105,7 @@ class PrimaryFusion(nn.Module):
             dtype=self.dtype,
             name=f"{modality}_compress",
         )(queries, encoded.mask, train, source=encoded.tokens)
-        norm = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name=f"{modality}_norm")
+        norm = LayerNorm(dtype=self.dtype, name=f"{modality}_norm")
         return jnp.where(encoded.present[:, None, None], norm(nodes), 0.0)
 
     def _select(self, nodes: jax.Array, present: jax.Array) -> jax.Array:
@@ -148,8 +148,8 @@ class PrimaryLayer(nn.Module):
         size, others, number, width = auxiliaries.shape
         masks = jnp.broadcast_to(there[..., None], (*there.shape, number))
 
-        def norm(name: str) -> nn.LayerNorm:
-            return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name=name)
+        def norm(name: str) -> LayerNorm:
+            return LayerNorm(dtype=self.dtype, name=name)
 
         def attention(name: str) -> MultiHeadAttention:
             return MultiHeadAttention(

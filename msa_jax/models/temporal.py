@@ -11,7 +11,7 @@ from msa_jax.models.attention import AttentionFusion
 from msa_jax.models.contract import Encoded, Fused
 from msa_jax.models.early import EarlyFusion
 from msa_jax.models.encoders import EncoderLayer
-from msa_jax.models.layers import LAYER_NORM_EPSILON, MultiHeadAttention, pool_mean
+from msa_jax.models.layers import LayerNorm, MultiHeadAttention, pool_mean
 
 # Tokens [B, T, D] and mask [B, T] of each modality, all of one T.
 Steps = dict[str, tuple[jax.Array, jax.Array]]
@@ -85,7 +85,7 @@ class TemporalFusion(nn.Module):
                 dtype=self.dtype,
                 name=f"layer_{layer}",
             )(x, mask, train)
-        x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(x)
+        x = LayerNorm(dtype=self.dtype, name="norm")(x)
         weights = {
             m: pool_mean(weight.reshape(size, length, 1), mask)[:, 0]
             for m, weight in fused.weights.items()

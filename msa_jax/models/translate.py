@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from msa_jax.models.contract import Encoded, Fused
 from msa_jax.models.encoders import EncoderLayer
-from msa_jax.models.layers import LAYER_NORM_EPSILON, pool_mean, sinusoidal_positions
+from msa_jax.models.layers import LayerNorm, pool_mean, sinusoidal_positions
 
 
 class TranslationFusion(nn.Module):
@@ -79,7 +79,7 @@ class TranslationFusion(nn.Module):
         x = nn.Dense(width, dtype=self.dtype, name="join")(jnp.concatenate(joined, axis=-1))
         for i in range(self.num_layers):
             x = self._layer(f"layer_{i}", width)(x, steps, train)
-        x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name="norm")(x)
+        x = LayerNorm(dtype=self.dtype, name="norm")(x)
         return Fused(features=pool_mean(x, steps), aux_loss=self.translation_weight * loss)
 
     def _layer(self, name: str, width: int) -> EncoderLayer:
