@@ -53,7 +53,7 @@ class Data:
     seed: int = 0
     max_length: int = 50
     normalize: bool = True
-    buckets: int = 5
+    buckets: int = 6
     feed: Literal["auto", "stream", "resident"] = "auto"
 
 
