@@ -1,10 +1,8 @@
 """The optimiser and its learning-rate schedule."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from msa_jax.config import Optimizer
@@ -45,7 +43,7 @@ def build(
     else:
         optimizer = optax.adamw(rate, weight_decay=config.weight_decay, mask=_matrices)
     if config.clip_norm:
-        clip = clip_by_norm(config.clip_norm)
+        clip = optax.clip_by_global_norm(config.clip_norm)
         if independent:
             clip = optax.partition(dict.fromkeys(independent.values(), clip), _labels(independent))
         optimizer = optax.chain(clip, optimizer)
@@ -53,34 +51,6 @@ def build(
         return optimizer
     labels = _labels(dict.fromkeys(frozen, "frozen"), default="trained")
     return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
-
-
-def norm(tree: Any) -> jax.Array:
-    """The Euclidean norm [] of all leaves of `tree` together, float32.
-
-    `optax.tree.norm`, but on a CPU, where XLA sums a long array slowly, by products.
-    """
-    return jax.lax.platform_dependent(tree, cpu=_norm_by_products, default=optax.tree.norm)
-
-
-def _norm_by_products(tree: Any) -> jax.Array:
-    squares = [jnp.tensordot(leaf, leaf, leaf.ndim) for leaf in jax.tree.leaves(tree)]
-    return jnp.sqrt(sum(squares, start=jnp.zeros(())))
-
-
-def clip_by_norm(most: float) -> optax.GradientTransformation:
-    """`optax.clip_by_global_norm`, to rounding: a factor, where that divides each gradient.
-
-    XLA makes the clipped gradients anew wherever they are used, for a factor is cheap; those that
-    were divided it would write down.
-    """
-
-    def clip(updates: optax.Updates, state: Any, params: Any = None) -> tuple[optax.Updates, Any]:
-        del params
-        factor = jnp.minimum(1.0, most / norm(updates))
-        return jax.tree.map(lambda leaf: leaf * factor, updates), state
-
-    return optax.GradientTransformation(optax.init_empty_state, clip)
 
 
 def _labels(groups: Mapping[str, str], default: str = "") -> Callable[[optax.Params], optax.Params]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from msa_jax import augment, losses, optim, sharding
+from msa_jax import augment, losses, sharding
 from msa_jax.config import Augment
 from msa_jax.models.contract import Output
 from msa_jax.population import Population
@@ -139,7 +139,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = dataclasses.replace(state, params=params, opt_state=opt_state, step=state.step + 1)
-        return state, optim.norm(grads)
+        return state, optax.tree.norm(grads)
 
     return TrainStep(gradients, update)
 

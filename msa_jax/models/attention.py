@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from msa_jax.models.contract import Encoded, Fused
-from msa_jax.models.layers import Dropout, LayerNorm, MultiHeadAttention
+from msa_jax.models.layers import Dropout, LayerNorm
+from msa_jax.models.multi_head import MultiHeadAttention
 
 
 class AttentionFusion(nn.Module):

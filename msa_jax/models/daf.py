@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from msa_jax.models.contract import Encoded, Fused
-from msa_jax.models.dot_product import masked_softmax
-from msa_jax.models.layers import Dropout
+from msa_jax.models.layers import Dropout, masked_softmax
 
 
 class DynamicAttentionFusion(nn.Module):

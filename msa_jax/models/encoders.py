@@ -15,11 +15,11 @@ from msa_jax.models.layers import (
     Dense,
     Dropout,
     LayerNorm,
-    MultiHeadAttention,
     pool_last,
     pool_mean,
     sinusoidal_positions,
 )
+from msa_jax.models.multi_head import MultiHeadAttention
 
 
 class EncoderLayer(nn.Module):

@@ -7,14 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from msa_jax.models.contract import Encoded, Fused
-from msa_jax.models.dot_product import masked_softmax
 from msa_jax.models.encoders import EncoderLayer
-from msa_jax.models.layers import (
-    AttentionPool,
-    Dropout,
-    LayerNorm,
-    MultiHeadAttention,
-)
+from msa_jax.models.layers import AttentionPool, Dropout, LayerNorm, masked_softmax
+from msa_jax.models.multi_head import MultiHeadAttention
 
 
 class PrimaryFusion(nn.Module):

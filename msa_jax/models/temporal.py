@@ -11,7 +11,8 @@ from msa_jax.models.attention import AttentionFusion
 from msa_jax.models.contract import Encoded, Fused
 from msa_jax.models.early import EarlyFusion
 from msa_jax.models.encoders import EncoderLayer
-from msa_jax.models.layers import LayerNorm, MultiHeadAttention, pool_mean
+from msa_jax.models.layers import LayerNorm, pool_mean
+from msa_jax.models.multi_head import MultiHeadAttention
 
 # Tokens [B, T, D] and mask [B, T] of each modality, all of one T.
 Steps = dict[str, tuple[jax.Array, jax.Array]]

@@ -1,0 +1,150 @@
+"""Multi-head attention over masked sequences, its backward pass written out.
+
+B batch, Q queries, S what is asked, H heads, E width of a head, D width of the model.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from msa_jax.models.layers import Dense, Dropout, Kept, drop, masked_softmax, sum_along
+
+
+class MultiHeadAttention(nn.Module):
+    """Scaled dot-product attention that returns its weights and stands a fully masked row.
+
+    Flax's own layer hides the weights and gives a masked row the mean of its padding; here such a
+    row gets zeros. Softmax is float32.
+
+    Attributes:
+      num_heads: H, a divisor of the width.
+      dropout: rate on the weights, as `torch.nn.TransformerEncoderLayer` has it; it costs a random
+        number for each of the B * H * Q * S weights.
+      dtype: of the computation.
+    """
+
+    num_heads: int
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, queries: jax.Array, keys: jax.Array, mask: jax.Array, train: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """Attends from `queries` [B, Q, D] to `keys` [B, S, D] where `mask` is true.
+
+        Args:
+          queries, keys: what asks, and what is asked; values are made of the keys.
+          mask: [B, S], or [B, Q, S] where queries may not all see the same (1 stands for any B).
+          train: whether weights are dropped.
+
+        Returns:
+          The attended values [B, Q, D] and the weights [B, H, Q, S] float32, whose rows sum to 1,
+          or to 0 where nothing may be attended to. The weights are made apart, before dropout: a
+          caller under `jax.jit` that leaves them pays nothing.
+        """
+        width = queries.shape[-1]
+        shape = (self.num_heads, width // self.num_heads)
+
+        def project(name: str, x: jax.Array) -> jax.Array:
+            return Dense(shape, dtype=self.dtype, name=name)(x)
+
+        query, key, value = project("query", queries), project("key", keys), project("value", keys)
+        mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
+        sizes = (len(queries), self.num_heads, queries.shape[1], keys.shape[1])
+        kept = Dropout(self.dropout).draw(sizes, deterministic=not train)
+        attended = attend(query, key, value, mask, kept)
+        out = Dense(width, axes=2, dtype=self.dtype, name="out")(attended)
+        return out, weigh(query, key, mask)
+
+
+def weigh(query: jax.Array, key: jax.Array, mask: jax.Array) -> jax.Array:
+    """The weights [B, H, Q, S] float32 of what `attend` takes, before dropout."""
+    return masked_softmax(_scores(query, key), mask)
+
+
+@jax.custom_vjp
+def attend(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, kept: Kept
+) -> jax.Array:
+    """The attended values [B, Q, H, E]: `drop(weigh(query, key, mask), kept)` times the values.
+
+    In fewer passes over [B, H, Q, S], and none that transposes such an array. The weights of long
+    sequences do not fit a CPU's cache: to read and write them takes as long as the products. So the
+    sum of a row divides what was attended, which is narrower than the weights, and the backward
+    pass takes from it what a softmax's needs, as FlashAttention does (Dao et al., NeurIPS 2022). In
+    all six products the first factor's last axis meets the second's last but one: of others XLA
+    would make transposed copies. On a CPU a step of A2 at width 128 with four layers takes a tenth
+    less time at 50 frames than by automatic differentiation, and as long at 24.
+
+    Args:
+      query: [B, Q, H, E].
+      key, value: [B, S, H, E].
+      mask: [B or 1, 1, Q or 1, S]; where it is false nothing is attended to.
+      kept: of dropout on the weights.
+    """
+    return _forward(query, key, value, mask, kept)[0]
+
+
+def _forward(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, kept: Kept
+) -> tuple[jax.Array, Any]:
+    scores = jnp.where(mask, _scores(query, key), -1e30)
+    exponentials = jnp.where(mask, jnp.exp(scores - scores.max(axis=-1, keepdims=True)), 0.0)
+    # Of a row that is not masked throughout the sum is 1 at least.
+    total = jnp.maximum(sum_along(exponentials), 1.0)
+    dropped = drop(exponentials, kept).astype(value.dtype)
+    attended = (_product(dropped, _swap(value)) / total).astype(value.dtype)
+    return _swap(attended), (query, key, value, kept, exponentials, total, attended)
+
+
+def _backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array | None, ...]:
+    query, key, value, kept, exponentials, total, attended = saved
+    to_sum = _swap(gradient).astype(jnp.float32) / total
+    mean = jnp.sum(to_sum * attended.astype(jnp.float32), axis=-1, keepdims=True)
+    to_sum = to_sum.astype(value.dtype)
+    to_weights = drop(_product(to_sum, _across(value)), kept)
+    to_scores = exponentials * (to_weights - mean) / np.sqrt(query.shape[-1])
+    to_scores = to_scores.astype(key.dtype)
+    dropped = drop(exponentials, kept).astype(value.dtype)
+    to_query = _swap(_product(to_scores, _swap(key)))
+    to_key = _back(_product(_across(query), to_scores))
+    to_value = _back(_product(to_sum.swapaxes(2, 3), dropped))
+    return (
+        to_query.astype(query.dtype),
+        to_key.astype(key.dtype),
+        to_value.astype(value.dtype),
+        None,
+        None,
+    )
+
+
+attend.defvjp(_forward, _backward)
+
+
+def _scores(query: jax.Array, key: jax.Array) -> jax.Array:
+    """[B, H, Q, S] float32."""
+    return _product(_swap(query), _across(key)) / np.sqrt(query.shape[-1])
+
+
+def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """[B, H, M, N] float32 of [B, H, M, K] and [B, H, K, N]."""
+    return jnp.matmul(x, y, preferred_element_type=jnp.float32)
+
+
+def _swap(x: jax.Array) -> jax.Array:
+    """[B, H, T, E] of [B, T, H, E], or the other way round."""
+    return x.swapaxes(1, 2)
+
+
+def _across(x: jax.Array) -> jax.Array:
+    """[B, H, E, T] of [B, T, H, E]."""
+    return x.transpose(0, 2, 3, 1)
+
+
+def _back(x: jax.Array) -> jax.Array:
+    """[B, T, H, E] of [B, H, E, T]."""
+    return x.transpose(0, 3, 1, 2)
