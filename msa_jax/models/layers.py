@@ -117,7 +117,7 @@ def _affine_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[j
 def _affine_backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, kernel = saved
     to_x = jax.lax.dot_general(gradient, kernel, (((1,), (1,)), ((), ())))
-    return to_x, _over_rows(x, gradient), _sum_rows(gradient)
+    return to_x, _over_rows(x, gradient), sum_rows(gradient)
 
 
 _affine.defvjp(_affine_forward, _affine_backward)
@@ -138,19 +138,27 @@ def _rows_with_rows(x: jax.Array, y: jax.Array) -> jax.Array:
     return jax.lax.dot_general(x, y, (((0,), (0,)), ((), ())))
 
 
-# Sums as products: XLA makes these many times as fast on a CPU, and sums of them elsewhere. No
-# factor is rounded, as accelerators otherwise do.
+# Sums on their own, which a CPU makes many times as fast as products; elsewhere, a product would
+# have its factors written down, which a sum takes as they are made. Differentiated through, each
+# branch would keep what the other needs: so they stand within backward passes that are written out.
 
 
-def _sum_rows(x: jax.Array) -> jax.Array:
+def sum_rows(x: jax.Array) -> jax.Array:
     """[D], the sum over rows of `x` [N, D]."""
-    return jnp.dot(jnp.ones((len(x),), x.dtype), x, precision=jax.lax.Precision.HIGHEST)
+    return jax.lax.platform_dependent(
+        x, cpu=lambda x: jnp.ones(len(x), x.dtype) @ x, default=lambda x: x.sum(axis=0)
+    )
 
 
 def sum_along(x: jax.Array, by: jax.Array | None = None) -> jax.Array:
     """[..., 1], the sum along rows of `x` [..., D], times `by` [D] if given."""
     by = jnp.ones(x.shape[-1:], x.dtype) if by is None else by
-    return jnp.matmul(x, by, precision=jax.lax.Precision.HIGHEST)[..., None]
+    return jax.lax.platform_dependent(
+        x,
+        by,
+        cpu=lambda x, by: (x @ by)[..., None],
+        default=lambda x, by: (x * by).sum(axis=-1, keepdims=True),
+    )
 
 
 class LayerNorm(nn.Module):
@@ -203,7 +211,7 @@ def _normalize_backward(
     from_mean = sum_along(gradient, scale) / width
     from_deviation = sum_along(to_scale, scale) / width
     to_x = rate * (gradient * scale - from_mean - normal * from_deviation)
-    to_scale, to_bias = (_sum_rows(each.reshape(-1, width)) for each in (to_scale, gradient))
+    to_scale, to_bias = (sum_rows(each.reshape(-1, width)) for each in (to_scale, gradient))
     return to_x.astype(x.dtype), to_scale, to_bias
 
 
