@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,7 @@ def test_training_is_measured_beside_the_twin() -> None:
         "torch": dataclasses.replace(alone, framework="torch"),
     }
     found = train_benchmark.measure(contenders, repeats=1)
+    assert not multiprocessing.active_children()
     for name, seeds in (("jax", 1), ("padded", 2), ("torch", 1)):
         seconds = found[name]["step_ms"] / 1e3
         assert found[name]["examples_per_second"] == pytest.approx(4 * seeds / seconds)

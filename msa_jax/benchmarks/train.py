@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -88,7 +88,7 @@ def measure(contenders: Mapping[str, Contender], repeats: int) -> dict[str, dict
             arguments = (there, contender, own)
             process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
-            stack.callback(process.kill)
+            stack.callback(_end, process, here)
             pipes[name] = here
             _ask(here, name)  # one after the other: each compiles alone
         seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -112,6 +112,14 @@ def measure(contenders: Mapping[str, Contender], repeats: int) -> dict[str, dict
                 "peak_memory_gb": described["memory"],
             }
     return found
+
+
+def _end(process: Any, pipe: Any) -> None:
+    """Lets a contender's process leave, so that it gives back what it shares, or else kills it."""
+    with suppress(OSError):
+        pipe.send("end")
+    process.join(10)
+    process.kill()
 
 
 def _utilisation(described: Mapping[str, float], seconds: float) -> dict[str, float | None]:
@@ -142,8 +150,8 @@ def _serve(pipe: Any, contender: Contender, folder: Path) -> None:
         runner = build(contender, folder)
         runner.run()
         pipe.send(("", None))
-        while True:
-            if pipe.recv() == "describe":
+        while (asked := pipe.recv()) != "end":
+            if asked == "describe":
                 told = {"flops": runner.flops, "peak": runner.peak, "memory": peak_memory_gb()}
                 pipe.send(("", told))
                 continue
