@@ -3,8 +3,11 @@
 import dataclasses
 import json
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +118,39 @@ def test_the_twin_refuses_what_it_does_not_have(field: str, value: str) -> None:
         twin.Twin(config, {"text": 5})
 
 
+def _obey(pipe: Any, obeys: bool) -> None:
+    pipe.send("ready")
+    assert pipe.recv() == "end"
+    time.sleep(0 if obeys else 60)
+
+
+def test_processes_leave_when_told_and_are_killed_if_they_do_not() -> None:
+    context = multiprocessing.get_context("spawn")
+    processes, pipes = [], []
+    for obeys in (False, True):
+        here, there = context.Pipe()
+        processes.append(context.Process(target=_obey, args=(there, obeys), daemon=True))
+        processes[-1].start()
+        there.close()
+        assert here.recv() == "ready"
+        pipes.append(here)
+    train_benchmark._end(processes, pipes, patience=3)
+    assert [process.exitcode for process in processes] == [-signal.SIGKILL, 0]
+
+
+def _die(*_: Any) -> None:
+    os._exit(3)
+
+
+def test_a_process_that_dies_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_benchmark, "_serve", _die)
+    contender = train_benchmark.Contender(
+        config=tiny_config("attention", ""), lengths=np.ones(4, int), batches=1
+    )
+    with pytest.raises(UserError, match="mine: its process ended"):
+        train_benchmark.measure({"mine": contender}, repeats=1)
+
+
 @pytest.mark.slow
 def test_training_is_measured_beside_the_twin() -> None:
     config = tiny_config("attention", "", **{"data.max_length": 12, "training.batch_size": 4})
@@ -128,7 +164,6 @@ def test_training_is_measured_beside_the_twin() -> None:
         "torch": dataclasses.replace(alone, framework="torch"),
     }
     found = train_benchmark.measure(contenders, repeats=1)
-    assert not multiprocessing.active_children()
     for name, seeds in (("jax", 1), ("padded", 2), ("torch", 1)):
         seconds = found[name]["step_ms"] / 1e3
         assert found[name]["examples_per_second"] == pytest.approx(4 * seeds / seconds)

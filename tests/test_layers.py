@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from msa_jax.models.layers import LAYER_NORM_EPSILON, Dense, Dropout, LayerNorm, hash_bits
+from msa_jax.models.layers import (
+    LAYER_NORM_EPSILON,
+    Dense,
+    Dropout,
+    LayerNorm,
+    hash_bits,
+    sum_along,
+    sum_rows,
+)
 
 
 def _bits(seed: int, count: int = 1 << 14) -> np.ndarray:
@@ -87,12 +95,13 @@ _LAYERS = [
 
 
 @pytest.mark.parametrize(("mine", "theirs", "shape"), _LAYERS)
+@pytest.mark.parametrize("given", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_layers_are_flaxs_and_so_are_their_gradients(
-    mine: nn.Module, theirs: nn.Module, shape: tuple[int, ...], dtype: jnp.dtype
+    mine: nn.Module, theirs: nn.Module, shape: tuple[int, ...], dtype: jnp.dtype, given: jnp.dtype
 ) -> None:
     mine, theirs = mine.clone(dtype=dtype), theirs.clone(dtype=dtype)
-    x = jax.random.normal(jax.random.key(0), shape) + 3
+    x = (jax.random.normal(jax.random.key(0), shape) + 3).astype(given)
     params = theirs.init(jax.random.key(1), x)
     for ours, flaxs in zip(
         jax.tree.leaves(mine.init(jax.random.key(1), x)), jax.tree.leaves(params), strict=True
@@ -106,7 +115,7 @@ def test_layers_are_flaxs_and_so_are_their_gradients(
     def loss(layer: nn.Module, params: Any, x: jax.Array) -> jax.Array:
         return jnp.sin(layer.apply(params, x).astype(jnp.float32)).sum()
 
-    tolerance = 1e-5 if dtype == jnp.float32 else 3e-2
+    tolerance = 1e-5 if given == dtype == jnp.float32 else 3e-2
     many = jnp.stack([x, 2 * x])
     for layer_input, spread in ((x, lambda f: f), (many, lambda f: jax.vmap(f, (None, 0)))):
         ours, flaxs = (
@@ -115,10 +124,30 @@ def test_layers_are_flaxs_and_so_are_their_gradients(
             )
             for layer in (mine, theirs)
         )
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance),
-            ours,
-            flaxs,
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(flaxs), strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_allclose(
+                a.astype(jnp.float32), b.astype(jnp.float32), rtol=tolerance, atol=tolerance
+            )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_sums_are_the_same_where_there_is_no_cpu(
+    dtype: jnp.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = jax.random.normal(jax.random.key(0), (5, 4, 7), dtype)
+    by = jnp.linspace(-1, 2, 7, dtype=dtype)
+
+    def sums() -> list[jax.Array]:
+        return [sum_rows(x.reshape(-1, 7)), sum_along(x), sum_along(x, by)]
+
+    here = sums()
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args))
+    tolerance = 1e-6 if dtype == jnp.float32 else 3e-2
+    for mine, elsewhere in zip(here, sums(), strict=True):
+        assert (mine.shape, mine.dtype) == (elsewhere.shape, elsewhere.dtype)
+        np.testing.assert_allclose(
+            mine.astype(jnp.float32), elsewhere.astype(jnp.float32), tolerance, tolerance
         )
 
 

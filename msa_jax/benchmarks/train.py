@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,8 +79,10 @@ def measure(contenders: Mapping[str, Contender], repeats: int) -> dict[str, dict
       UserError: if a contender cannot be built.
     """
     context = multiprocessing.get_context("spawn")
+    processes: list[Any] = []
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         pipes: dict[str, Any] = {}
+        stack.callback(lambda: _end(processes, pipes.values()))
         for name, contender in contenders.items():
             here, there = context.Pipe()
             own = Path(folder) / str(len(pipes))
@@ -88,7 +90,8 @@ def measure(contenders: Mapping[str, Contender], repeats: int) -> dict[str, dict
             arguments = (there, contender, own)
             process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
-            stack.callback(_end, process, here)
+            there.close()  # or the end of the process would not be heard here
+            processes.append(process)
             pipes[name] = here
             _ask(here, name)  # one after the other: each compiles alone
         seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -114,12 +117,17 @@ def measure(contenders: Mapping[str, Contender], repeats: int) -> dict[str, dict
     return found
 
 
-def _end(process: Any, pipe: Any) -> None:
-    """Lets a contender's process leave, so that it gives back what it shares, or else kills it."""
-    with suppress(OSError):
-        pipe.send("end")
-    process.join(10)
-    process.kill()
+def _end(processes: Iterable[Any], pipes: Iterable[Any], patience: float = 10) -> None:
+    """Lets processes leave, that PyTorch's compiler may close what it opened; kills the others."""
+    for pipe in pipes:
+        with suppress(OSError):
+            pipe.send("end")
+    last = time.monotonic() + patience
+    for process in processes:
+        process.join(max(last - time.monotonic(), 0))
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 def _utilisation(described: Mapping[str, float], seconds: float) -> dict[str, float | None]:

@@ -11,7 +11,7 @@ import numpy as np
 # Torch's nn.LayerNorm uses this; Flax's own default is 1e-6.
 LAYER_NORM_EPSILON = 1e-5
 
-# What dropout keeps of an array, bool and as large, and the share that is, float32; None: all.
+# What dropout keeps of an array, bool and as large, and the share kept, float32; None where all is.
 Kept = tuple[jax.Array, jax.Array] | None
 
 
@@ -45,7 +45,7 @@ class Dropout(nn.Module):
 
 
 def drop(x: jax.Array, kept: Kept) -> jax.Array:
-    """`x` [...] where it is kept, grown by 1 over the share, else 0."""
+    """`x` [...] divided by the share kept where it is kept, else 0."""
     if kept is None:
         return x
     where, share = kept
@@ -138,9 +138,9 @@ def _rows_with_rows(x: jax.Array, y: jax.Array) -> jax.Array:
     return jax.lax.dot_general(x, y, (((0,), (0,)), ((), ())))
 
 
-# Sums on their own, which a CPU makes many times as fast as products; elsewhere, a product would
-# have its factors written down, which a sum takes as they are made. Differentiated through, each
-# branch would keep what the other needs: so they stand within backward passes that are written out.
+# A CPU sums many times faster by a product with ones. Elsewhere a plain sum is better: it takes its
+# terms as they are made, which a product would have written to memory first. Only for functions
+# whose backward pass is written out: automatic differentiation would keep what either branch needs.
 
 
 def sum_rows(x: jax.Array) -> jax.Array:
@@ -151,7 +151,7 @@ def sum_rows(x: jax.Array) -> jax.Array:
 
 
 def sum_along(x: jax.Array, by: jax.Array | None = None) -> jax.Array:
-    """[..., 1], the sum along rows of `x` [..., D], times `by` [D] if given."""
+    """[..., 1], the sum of each row of `x` [..., D], weighted by `by` [D] if given."""
     by = jnp.ones(x.shape[-1:], x.dtype) if by is None else by
     return jax.lax.platform_dependent(
         x,
@@ -202,7 +202,7 @@ def _normalize_forward(
 def _normalize_backward(
     dtype: jnp.dtype, saved: tuple[jax.Array, ...], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    del dtype  # the gradient's own
+    del dtype  # the gradient comes in it
     x, mean, rate, scale = saved
     width = len(scale)
     gradient = gradient.astype(jnp.float32)
