@@ -80,7 +80,7 @@ def measure(contenders: Mapping[str, Contender], repeats: int) -> dict[str, dict
     """
     context = multiprocessing.get_context("spawn")
     processes: list[Any] = []
-    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         pipes: dict[str, Any] = {}
         stack.callback(lambda: _end(processes, pipes.values()))
         for name, contender in contenders.items():
@@ -168,6 +168,8 @@ def _serve(pipe: Any, contender: Contender, folder: Path) -> None:
             pipe.send(("", time.perf_counter() - start))
     except UserError as error:
         pipe.send((str(error), None))
+    except EOFError:
+        pass  # nobody asks any more
     except Exception:
         pipe.send((traceback.format_exc(), None))
 

@@ -207,11 +207,11 @@ def _normalize_backward(
     width = len(scale)
     gradient = gradient.astype(jnp.float32)
     normal = (x.astype(jnp.float32) - mean) * rate
-    to_scale = gradient * normal
+    by_element = gradient * normal
     from_mean = sum_along(gradient, scale) / width
-    from_deviation = sum_along(to_scale, scale) / width
+    from_deviation = sum_along(by_element, scale) / width
     to_x = rate * (gradient * scale - from_mean - normal * from_deviation)
-    to_scale, to_bias = (sum_rows(each.reshape(-1, width)) for each in (to_scale, gradient))
+    to_scale, to_bias = (sum_rows(each.reshape(-1, width)) for each in (by_element, gradient))
     return to_x.astype(x.dtype), to_scale, to_bias
 
 

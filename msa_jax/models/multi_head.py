@@ -78,8 +78,8 @@ def attend(
       mask: [B or 1, 1, Q or 1, S]; where it is false nothing is attended to.
       kept: of dropout on the weights.
     """
-    # Measured on a CPU, and in the program compiled for a TPU: up to 2 E keys the plain formula is
-    # as good or better. Not measured on a GPU.
+    # With E = 16 a step on a CPU takes less time at 50 keys, and as long at 24; compiled for a TPU,
+    # at 50 keys, the program is leaner with E = 8, not with 64. Not measured on a GPU.
     if key.shape[1] > 2 * key.shape[3]:
         return _in_fewer_passes(query, key, value, mask, kept)
     weights = drop(weigh(query, key, mask), kept).astype(value.dtype)
