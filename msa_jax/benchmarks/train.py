@@ -158,18 +158,17 @@ def _serve(pipe: Any, contender: Contender, folder: Path) -> None:
         runner = build(contender, folder)
         runner.run()
         pipe.send(("", None))
-        while (asked := pipe.recv()) != "end":
-            if asked == "describe":
-                told = {"flops": runner.flops, "peak": runner.peak, "memory": peak_memory_gb()}
-                pipe.send(("", told))
-                continue
-            start = time.perf_counter()
-            runner.run()
-            pipe.send(("", time.perf_counter() - start))
+        with suppress(EOFError):  # where who asks has gone
+            while (asked := pipe.recv()) != "end":
+                if asked == "describe":
+                    told = {"flops": runner.flops, "peak": runner.peak, "memory": peak_memory_gb()}
+                    pipe.send(("", told))
+                    continue
+                start = time.perf_counter()
+                runner.run()
+                pipe.send(("", time.perf_counter() - start))
     except UserError as error:
         pipe.send((str(error), None))
-    except EOFError:
-        pass  # nobody asks any more
     except Exception:
         pipe.send((traceback.format_exc(), None))
 
