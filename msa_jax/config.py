@@ -137,7 +137,7 @@ class Training:
     batch_size: int = 32
     accumulate: int = 1
     eval_batch_size: int = 256
-    steps_per_loop: int = 8
+    steps_per_loop: int = 32
     epochs: int = 20
     evaluations_per_epoch: int = 1
     patience: int = 0

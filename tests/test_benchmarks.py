@@ -125,18 +125,57 @@ def _obey(pipe: Any, obeys: bool) -> None:
     time.sleep(0 if obeys else 60)
 
 
-def test_processes_leave_when_told_and_are_killed_if_they_do_not() -> None:
+def test_a_process_that_stays_is_killed_once_the_others_have_left() -> None:
     context = multiprocessing.get_context("spawn")
-    processes, pipes = [], []
-    for obeys in (False, True):
+    serving = []
+    for obeys in (True, False):
         here, there = context.Pipe()
-        processes.append(context.Process(target=_obey, args=(there, obeys), daemon=True))
-        processes[-1].start()
+        process = context.Process(target=_obey, args=(there, obeys), daemon=True)
+        process.start()
         there.close()
         assert here.recv() == "ready"
-        pipes.append(here)
-    train_benchmark._end(processes, pipes, patience=15)
-    assert [process.exitcode for process in processes] == [-signal.SIGKILL, 0]
+        serving.append(train_benchmark._Serving(str(obeys), process, here))
+    serving[0].pipe.send("end")
+    serving[0].process.join(60)  # however slow the machine is
+    train_benchmark._end(serving, patience=0.1)
+    assert [each.process.exitcode for each in serving] == [0, -signal.SIGKILL]
+
+
+_CONTENDER = train_benchmark.Contender(
+    config=tiny_config("attention", ""), lengths=np.ones(4, int), batches=1
+)
+
+
+@pytest.mark.parametrize("asked", [[], ["build"]])
+def test_a_process_that_nobody_asks_ends_in_silence(
+    asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = train_benchmark._Ready(flops=1.0, peak=2.0, run=lambda: None)
+    monkeypatch.setattr(train_benchmark, "_build_jax", lambda *_: runner)
+    here, there = multiprocessing.Pipe()
+    for what in asked:
+        here.send(what)
+    here.close()  # so that an answer finds nobody either
+    train_benchmark._serve(there, _CONTENDER, tmp_path)
+
+
+@pytest.mark.parametrize("raised", [EOFError("its own"), OSError("its own"), UserError("its own")])
+def test_what_goes_wrong_in_a_process_is_handed_on(
+    raised: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> None:
+        raise raised
+
+    runner = train_benchmark._Ready(flops=1.0, peak=2.0, run=run)
+    monkeypatch.setattr(train_benchmark, "_build_jax", lambda *_: runner)
+    here, there = multiprocessing.Pipe()
+    serving = threading.Thread(target=train_benchmark._serve, args=(there, _CONTENDER, tmp_path))
+    serving.start()
+    with pytest.raises(UserError, match=r"^mine: (?s:.*)its own"):
+        train_benchmark._ask(train_benchmark._Serving("mine", None, here), "build")
+    here.close()
+    serving.join(60)
+    assert not serving.is_alive()
 
 
 def _die(*_: Any) -> None:
@@ -145,14 +184,11 @@ def _die(*_: Any) -> None:
 
 def test_a_process_that_dies_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_benchmark, "_serve", _die)
-    contender = train_benchmark.Contender(
-        config=tiny_config("attention", ""), lengths=np.ones(4, int), batches=1
-    )
     told: list[str] = []
 
     def measure() -> None:
         try:
-            train_benchmark.measure({"mine": contender}, repeats=1)
+            train_benchmark.measure({"mine": _CONTENDER}, repeats=1)
         except UserError as error:
             told.append(str(error))
 
@@ -175,7 +211,6 @@ def test_training_is_measured_beside_the_twin() -> None:
         "torch": dataclasses.replace(alone, framework="torch"),
     }
     found = train_benchmark.measure(contenders, repeats=1)
-    assert not multiprocessing.active_children()
     for name, seeds in (("jax", 1), ("padded", 2), ("torch", 1)):
         seconds = found[name]["step_ms"] / 1e3
         assert found[name]["examples_per_second"] == pytest.approx(4 * seeds / seconds)

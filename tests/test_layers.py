@@ -131,14 +131,17 @@ def test_layers_are_flaxs_and_so_are_their_gradients(
             )
 
 
-@pytest.mark.parametrize("platform", ["cpu", "default"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 3e-2)])
-def test_sums_are_sums_on_every_platform(
-    platform: str, dtype: jnp.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(params=["cpu", "default"])
+def as_on_each_platform(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a platform is chosen, takes what a CPU would, then what others would."""
     monkeypatch.setattr(
-        jax.lax, "platform_dependent", lambda *args, **branches: branches[platform](*args)
+        jax.lax, "platform_dependent", lambda *args, **branches: branches[request.param](*args)
     )
+
+
+@pytest.mark.usefixtures("as_on_each_platform")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 3e-2)])
+def test_sums_are_sums_on_every_platform(dtype: jnp.dtype, tolerance: float) -> None:
     x = jax.random.normal(jax.random.key(0), (5, 4, 7), dtype)
     by = jnp.linspace(-1, 2, 7, dtype=dtype)
     exact, weights = (np.asarray(each, np.float64) for each in (x, by))
@@ -149,6 +152,14 @@ def test_sums_are_sums_on_every_platform(
     ):
         assert (found.shape, found.dtype) == (expected.shape, dtype)
         np.testing.assert_allclose(found.astype(jnp.float32), expected, tolerance, tolerance)
+
+
+@pytest.mark.usefixtures("as_on_each_platform")
+def test_a_long_sum_in_bfloat16_does_not_stick() -> None:
+    """Added one by one in bfloat16, ones would come to 256 and no further."""
+    x = jnp.ones((2000, 7), jnp.bfloat16)
+    for found in (sum_rows(x), sum_along(x.T)):
+        np.testing.assert_allclose(found.astype(jnp.float32), 2000, rtol=0.01)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -12,10 +12,10 @@ import statistics
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -76,101 +76,122 @@ def measure(contenders: Mapping[str, Contender], repeats: int) -> dict[str, dict
       operations (of the step as it is written) is None for PyTorch.
 
     Raises:
-      UserError: if a contender cannot be built.
+      UserError: if a contender cannot be built, or its process ends.
     """
     context = multiprocessing.get_context("spawn")
-    processes: list[Any] = []
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        pipes: dict[str, Any] = {}
-        stack.callback(lambda: _end(processes, pipes.values()))
-        for name, contender in contenders.items():
-            here, there = context.Pipe()
-            own = Path(folder) / str(len(pipes))
-            own.mkdir()
-            arguments = (there, contender, own)
-            process = context.Process(target=_serve, args=arguments, daemon=True)
-            process.start()
-            there.close()  # or the end of the process would not be heard here
-            processes.append(process)
-            pipes[name] = here
-            _ask(here, name)  # one after the other: each compiles alone
-        seconds: dict[str, list[float]] = {name: [] for name in contenders}
-        for repeat in range(repeats + 1):
-            for name in sorted(contenders, key=list(contenders).index, reverse=bool(repeat % 2)):
-                taken = _ask(pipes[name], name, "run")
-                if repeat:
-                    seconds[name].append(taken)
-        found = {}
-        for name, contender in contenders.items():
-            described = _ask(pipes[name], name, "describe")
-            config = config_lib.resolve(contender.config)
-            examples = contender.batches * config.training.batch_size * contender.seeds
-            median = statistics.median(seconds[name])
-            found[name] = {
-                "examples_per_second": examples / median,
-                "lowest": examples / max(seconds[name]),
-                "highest": examples / min(seconds[name]),
-                "step_ms": 1e3 * median / contender.batches,
-                **_utilisation(described, median),
-                "peak_memory_gb": described["memory"],
-            }
-    return found
+    serving: dict[str, _Serving] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for name, contender in contenders.items():
+                here, there = context.Pipe()
+                own = Path(folder) / str(len(serving))
+                own.mkdir()
+                arguments = (there, contender, own)
+                process = context.Process(target=_serve, args=arguments, daemon=True)
+                process.start()
+                there.close()  # or the end of the process would not be heard here
+                serving[name] = _Serving(name, process, here)
+                _ask(serving[name], "build")  # one after the other: each compiles alone
+            seconds: dict[str, list[float]] = {name: [] for name in contenders}
+            for repeat in range(repeats + 1):
+                for name in list(contenders)[:: -1 if repeat % 2 else 1]:
+                    taken = _ask(serving[name], "run")
+                    if repeat:
+                        seconds[name].append(taken)
+            described = {name: _ask(each, "describe") for name, each in serving.items()}
+        finally:
+            _end(serving.values())
+    return {k: _figures(contender, seconds[k], described[k]) for k, contender in contenders.items()}
 
 
-def _end(processes: Iterable[Any], pipes: Iterable[Any], patience: float = 10) -> None:
-    """Lets processes leave, that PyTorch's compiler may close what it opened; kills the others."""
-    for pipe in pipes:
-        with suppress(OSError):
-            pipe.send("end")
-    last = time.monotonic() + patience
-    for process in processes:
-        process.join(max(last - time.monotonic(), 0))
-        if process.is_alive():
-            process.kill()
-            process.join()
+class _Serving(NamedTuple):
+    """A contender's process, and the pipe by which it is asked."""
+
+    name: str
+    process: Any
+    pipe: Any
 
 
-def _utilisation(described: Mapping[str, float], seconds: float) -> dict[str, float | None]:
-    rate = described["flops"] / seconds / 1e9 if described["flops"] else None
+def _figures(
+    contender: Contender, seconds: Sequence[float], described: Mapping[str, float]
+) -> dict[str, Any]:
+    config = config_lib.resolve(contender.config)
+    examples = contender.batches * config.training.batch_size * contender.seeds
+    median = statistics.median(seconds)
+    rate = described["flops"] / median / 1e9 if described["flops"] else None
     return {
+        "examples_per_second": examples / median,
+        "lowest": examples / max(seconds),
+        "highest": examples / min(seconds),
+        "step_ms": 1e3 * median / contender.batches,
         "gflops_per_second": rate,
         "peak_gflops_per_second": described["peak"] / 1e9,
         "utilisation": rate and rate / described["peak"] * 1e9,
+        "peak_memory_gb": described["memory"],
     }
 
 
-def _ask(pipe: Any, name: str, what: str = "") -> Any:
+def _end(serving: Collection[_Serving], patience: float = 10) -> None:
+    """Lets processes leave, that PyTorch's compiler may close what it opened; kills the others.
+
+    Args:
+      serving: who is told.
+      patience: seconds in which all have to leave.
+    """
+    for each in serving:
+        with suppress(OSError):
+            each.pipe.send("end")
+    last = time.monotonic() + patience
+    for each in serving:
+        each.process.join(max(last - time.monotonic(), 0))
+        if each.process.is_alive():
+            each.process.kill()
+            each.process.join()
+
+
+def _ask(serving: _Serving, what: str) -> Any:
     try:
-        if what:
-            pipe.send(what)
-        error, value = pipe.recv()
+        serving.pipe.send(what)
+        error, value = serving.pipe.recv()
     except (EOFError, OSError):
-        raise UserError(f"{name}: its process ended.") from None
+        raise UserError(f"{serving.name}: its process ended.") from None
     if error:
-        raise UserError(f"{name}: {error}")
+        raise UserError(f"{serving.name}: {error}")
     return value
 
 
 def _serve(pipe: Any, contender: Contender, folder: Path) -> None:
-    """A contender's process: builds, then runs as often as it is asked to."""
-    try:
-        build = {"jax": _build_jax, "torch": _build_torch}[contender.framework]
-        runner = build(contender, folder)
+    """A contender's process: answers until it is told to end, or until nobody asks any more."""
+    runner: Runner
+
+    def build() -> None:
+        nonlocal runner
+        builds = {"jax": _build_jax, "torch": _build_torch}
+        runner = builds[contender.framework](contender, folder)
         runner.run()
-        pipe.send(("", None))
-        with suppress(EOFError):  # where who asks has gone
-            while (asked := pipe.recv()) != "end":
-                if asked == "describe":
-                    told = {"flops": runner.flops, "peak": runner.peak, "memory": peak_memory_gb()}
-                    pipe.send(("", told))
-                    continue
-                start = time.perf_counter()
-                runner.run()
-                pipe.send(("", time.perf_counter() - start))
+
+    def run() -> float:
+        start = time.perf_counter()
+        runner.run()
+        return time.perf_counter() - start
+
+    def describe() -> dict[str, float]:
+        return {"flops": runner.flops, "peak": runner.peak, "memory": peak_memory_gb()}
+
+    answers: dict[str, Callable[[], Any]] = {"build": build, "run": run, "describe": describe}
+    with suppress(EOFError, OSError):  # of the pipe alone: what an answer raises is handed on
+        while (asked := pipe.recv()) != "end":
+            pipe.send(_tried(answers[asked]))
+
+
+def _tried(answer: Callable[[], Any]) -> tuple[str, Any]:
+    """What went wrong, or nothing, and the answer."""
+    try:
+        return "", answer()
     except UserError as error:
-        pipe.send((str(error), None))
+        return str(error), None
     except Exception:
-        pipe.send((traceback.format_exc(), None))
+        return traceback.format_exc(), None
 
 
 @dataclasses.dataclass
