@@ -124,8 +124,8 @@ class Training:
       accumulate: equal parts a batch is split into, one after the other, to save memory.
       eval_batch_size: examples, or videos, an evaluation step.
       steps_per_loop: steps that the devices take at most before the host asks again, where frames
-        are resident (config.data.feed); between two such loops a run can be stopped. How many is
-        no part of the result. Measured on CPUs alone.
+        are resident (config.data.feed); between two such loops a run can be stopped, and tells how
+        far it is. How many is no part of the result. Measured on CPUs alone.
       epochs: passes over the train split, each of ceil(N / batch_size) steps; one batch of a pass
         may hold fewer examples.
       evaluations_per_epoch: evaluations on the validation split, each followed by a checkpoint.
