@@ -17,7 +17,9 @@ from msa_jax.data.order import SideBySide, TrainOrder
 from msa_jax.population import Population
 from msa_jax.state import TrainState
 
+# What may be under way before the host waits: so many steps, and of long loops so many.
 _STEPS_AHEAD = 16
+_LOOPS_AHEAD = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Loops:
         An accelerator computes while the host asks for more: without a bound, what is to happen
         before the next loop, such as a stop, would happen after all of them.
         """
-        ahead = max(2, _STEPS_AHEAD // self.most)
+        ahead = max(_LOOPS_AHEAD, _STEPS_AHEAD // self.most)
         if len(taken) >= ahead:
             jax.block_until_ready(taken[-ahead])
 

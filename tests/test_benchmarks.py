@@ -125,7 +125,7 @@ def _obey(pipe: Any, obeys: bool) -> None:
     time.sleep(0 if obeys else 60)
 
 
-def test_a_process_that_stays_is_killed_once_the_others_have_left() -> None:
+def test_a_process_leaves_when_told_and_is_killed_if_it_stays() -> None:
     context = multiprocessing.get_context("spawn")
     serving = []
     for obeys in (True, False):
@@ -135,9 +135,8 @@ def test_a_process_that_stays_is_killed_once_the_others_have_left() -> None:
         there.close()
         assert here.recv() == "ready"
         serving.append(train_benchmark._Serving(str(obeys), process, here))
-    serving[0].pipe.send("end")
-    serving[0].process.join(60)  # however slow the machine is
-    train_benchmark._end(serving, patience=0.1)
+    train_benchmark._end(serving[:1], patience=60)
+    train_benchmark._end(serving[1:], patience=0.1)
     assert [each.process.exitcode for each in serving] == [0, -signal.SIGKILL]
 
 
@@ -169,11 +168,16 @@ def test_what_goes_wrong_in_a_process_is_handed_on(
     runner = train_benchmark._Ready(flops=1.0, peak=2.0, run=run)
     monkeypatch.setattr(train_benchmark, "_build_jax", lambda *_: runner)
     here, there = multiprocessing.Pipe()
-    serving = threading.Thread(target=train_benchmark._serve, args=(there, _CONTENDER, tmp_path))
+
+    def serve() -> None:
+        with there:  # so that its end would be heard
+            train_benchmark._serve(there, _CONTENDER, tmp_path)
+
+    serving = threading.Thread(target=serve, daemon=True)
     serving.start()
     with pytest.raises(UserError, match=r"^mine: (?s:.*)its own"):
         train_benchmark._ask(train_benchmark._Serving("mine", None, here), "build")
-    here.close()
+    here.send("end")
     serving.join(60)
     assert not serving.is_alive()
 
@@ -210,7 +214,9 @@ def test_training_is_measured_beside_the_twin() -> None:
         "padded": dataclasses.replace(alone, padded=True, seeds=2),
         "torch": dataclasses.replace(alone, framework="torch"),
     }
+    before = set(multiprocessing.active_children())  # of other tests
     found = train_benchmark.measure(contenders, repeats=1)
+    assert set(multiprocessing.active_children()) <= before
     for name, seeds in (("jax", 1), ("padded", 2), ("torch", 1)):
         seconds = found[name]["step_ms"] / 1e3
         assert found[name]["examples_per_second"] == pytest.approx(4 * seeds / seconds)
@@ -222,6 +228,7 @@ def test_training_is_measured_beside_the_twin() -> None:
     other = dataclasses.replace(contenders["torch"], config=tiny_config("early", ""))
     with pytest.raises(UserError, match="early"):
         train_benchmark.measure({"torch": other}, repeats=1)
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_cost_needs_an_encoder_to_double() -> None:

@@ -91,7 +91,9 @@ def test_a_last_interval_may_be_shorter(write_features: Callable[..., str], tmp_
 def test_a_loop_asks_the_host_once(
     write_features: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, calls, asked = tiny_config("text", write_features()), [], []
+    config = tiny_config("text", write_features(), **{"training.steps_per_loop": 8})
+    calls: list[tuple[int, int]] = []
+    asked: list[int] = []
     make = steps.jit_train_loop
     monkeypatch.setattr(Loops, "wait", lambda _, taken: asked.append(len(taken)))
 

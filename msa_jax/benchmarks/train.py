@@ -76,7 +76,7 @@ def measure(contenders: Mapping[str, Contender], repeats: int) -> dict[str, dict
       operations (of the step as it is written) is None for PyTorch.
 
     Raises:
-      UserError: if a contender cannot be built, or its process ends.
+      UserError: if a contender cannot be built or run, or its process ends.
     """
     context = multiprocessing.get_context("spawn")
     serving: dict[str, _Serving] = {}
@@ -101,7 +101,10 @@ def measure(contenders: Mapping[str, Contender], repeats: int) -> dict[str, dict
             described = {name: _ask(each, "describe") for name, each in serving.items()}
         finally:
             _end(serving.values())
-    return {k: _figures(contender, seconds[k], described[k]) for k, contender in contenders.items()}
+    return {
+        name: _figures(contender, seconds[name], described[name])
+        for name, contender in contenders.items()
+    }
 
 
 class _Serving(NamedTuple):
@@ -147,6 +150,7 @@ def _end(serving: Collection[_Serving], patience: float = 10) -> None:
         if each.process.is_alive():
             each.process.kill()
             each.process.join()
+        each.pipe.close()
 
 
 def _ask(serving: _Serving, what: str) -> Any:

@@ -80,8 +80,8 @@ def attend(
       kept: of dropout on the weights.
     """
     # With E = 16 a step on a CPU takes less time at 50 keys, and as long at 24. Compiled for a TPU,
-    # the program is leaner at 50 keys with E = 8; forced with E = 64, it was not. Not measured on a
-    # GPU.
+    # the program is leaner at 50 keys with E = 8; with E = 64, where it was forced, it is not. Not
+    # measured on a GPU.
     if key.shape[1] > 2 * key.shape[3]:
         return _in_fewer_passes(query, key, value, mask, kept)
     weights = drop(weigh(query, key, mask), kept).astype(value.dtype)
