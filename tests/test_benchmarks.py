@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -138,6 +139,37 @@ def test_a_process_leaves_when_told_and_is_killed_if_it_stays() -> None:
     train_benchmark._end(serving[:1], patience=60)
     train_benchmark._end(serving[1:], patience=0.1)
     assert [each.process.exitcode for each in serving] == [0, -signal.SIGKILL]
+
+
+def test_all_are_told_to_leave_and_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now: list[float] = [0.0]
+    done: list[tuple[str, Any]] = []
+    monkeypatch.setattr(train_benchmark, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Staying:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def send(self, what: str) -> None:
+            done.append((self.name, what))
+
+        def join(self, seconds: float | None = None) -> None:
+            done.append((self.name, seconds))
+            now[0] += seconds or 0
+
+        def is_alive(self) -> bool:
+            return True
+
+        def kill(self) -> None:
+            done.append((self.name, "kill"))
+
+        def close(self) -> None:
+            pass
+
+    both = [Staying("a"), Staying("b")]
+    train_benchmark._end([train_benchmark._Serving(x.name, x, x) for x in both], patience=3)
+    assert done[:3] == [("a", "end"), ("b", "end"), ("a", 3)]
+    assert [seconds for name, seconds in done if name == "b"][1:3] == [0, "kill"]
 
 
 _CONTENDER = train_benchmark.Contender(

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -107,7 +107,8 @@ def measure(contenders: Mapping[str, Contender], repeats: int) -> dict[str, dict
     }
 
 
-class _Serving(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Serving:
     """A contender's process, and the pipe by which it is asked."""
 
     name: str
