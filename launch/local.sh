@@ -3,7 +3,7 @@
 #
 #   launch/local.sh N command...
 #   DEVICES=4 launch/local.sh 2 python -m msa_jax.main --distributed \
-#     --config=configs/attention.py:quick --workdir=DIR
+#     --config=configs/attention.py:quick --config.training.batch_size=48 --workdir=DIR
 #
 # Process 0 is shown; what the others print is shown where one of them fails. SIGINT and SIGTERM go
 # to all. Ends with 0 when all did; 75 (run the same command again) when the others said so; else

@@ -1,4 +1,4 @@
-"""The configuration of a run: every field, its default, its meaning and its legal values.
+"""The configuration of a run: its fields, their defaults, meanings and legal values.
 
 A run is described by an `ml_collections.ConfigDict` that a file in `configs/` returns and flags
 override. `resolve` turns that mapping, or the JSON saved beside a checkpoint, into the frozen

@@ -10,7 +10,7 @@ python scripts/benchmark.py alignment [--fraction=0.1]
   reading .csd files of CMU-MOSEI's shape, in a process of its own
 python scripts/benchmark.py population [--config=configs/attention.py:quick] [--seeds=10]
   many seeds in one program beside as many runs one after the other
-python scripts/benchmark.py train [--config=FILE.py ...] [--sizes=64x2 128x4] [--against=torch]
+python scripts/benchmark.py train [--config FILE.py ...] [--sizes 64x2 128x4] [--against=torch]
   whole training steps on utterances as long as CMU-MOSEI's, one seed and several at once, beside
   the paper's model in PyTorch as its users run it
 python scripts/benchmark.py cost [--config=FILE.py]

@@ -19,7 +19,7 @@ _TOPOLOGY = flags.DEFINE_list("topology", None, "TPUs and shapes of slices, such
 _BATCH_PER_CHIP = flags.DEFINE_integer(
     "batch_per_chip",
     None,
-    "Utterances a step and chip; else config.training.batch_size is all.",
+    "Utterances a step on each chip; else config.training.batch_size divides over all chips.",
     lower_bound=1,
 )
 _OUT = flags.DEFINE_string("out", None, "JSON file for all figures.")

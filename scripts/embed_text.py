@@ -19,7 +19,11 @@ def main() -> None:
     )
     parser.add_argument("--source", required=True, help="features file (.npz) with transcript [N]")
     parser.add_argument("--out", required=True, help="features file (.npz) to write")
-    parser.add_argument("--encoder", default="all-MiniLM-L6-v2", help="that, a folder, or a name")
+    parser.add_argument(
+        "--encoder",
+        default="all-MiniLM-L6-v2",
+        help="all-MiniLM-L6-v2 (default), a folder, or a name on the Hugging Face hub",
+    )
     parser.add_argument(
         "--pooling",
         default="mean",
@@ -29,8 +33,8 @@ def main() -> None:
     parser.add_argument(
         "--layers",
         default="",
-        help="such as 8 or 8,12: whose states to take, side by side; default the last one's, "
-        "and the length of the mean as the encoder prescribes",
+        help="such as 8 or 8,12: whose states to take, side by side; default: the last one's, "
+        "its mean scaled to length 1 where the encoder prescribes that (never with --layers)",
     )
     parser.add_argument("--max_tokens", type=int, default=128, help="kept of a transcript")
     parser.add_argument("--batch_size", type=int, default=32, help="transcripts a pass")

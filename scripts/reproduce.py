@@ -23,7 +23,10 @@ _QUICK = flags.DEFINE_boolean(
     "The variant :quick for three quarters of its epochs; no control of DAF.",
 )
 _JOBS = flags.DEFINE_integer(
-    "jobs", None, "Systems trained at once, on a CPU alone; else 2 there.", lower_bound=1
+    "jobs",
+    None,
+    "Systems trained side by side; only a CPU takes more than 1 (default: 2 on a CPU, else 1).",
+    lower_bound=1,
 )
 _VARIANT = flags.DEFINE_string("variant", "", "Of every config, such as mosi for small data.")
 
