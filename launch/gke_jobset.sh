@@ -76,7 +76,7 @@ metadata:
     alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool
 spec:
   failurePolicy:
-    maxRestarts: $((10#$MAX_RESTARTS))
+    maxRestarts: $MAX_RESTARTS
     rules:
       - name: interrupted
         action: RestartJobSetAndIgnoreMaxRestarts
@@ -99,7 +99,7 @@ spec:
           template:
             spec:
               restartPolicy: Never
-              terminationGracePeriodSeconds: $((10#$GRACE))
+              terminationGracePeriodSeconds: $GRACE
 ${SERVICE_ACCOUNT:+              serviceAccountName: $(quoted "$SERVICE_ACCOUNT")
 }              nodeSelector:
                 cloud.google.com/gke-tpu-accelerator: $(quoted "$ACCELERATOR")
@@ -112,8 +112,8 @@ $([[ ${SPOT:-1} == 0 ]] || echo '                cloud.google.com/gke-spot: "tru
 $([[ ${PRIVILEGED:-0} == 0 ]] ||
     echo '                  securityContext: {privileged: true, runAsUser: 0}')
                   resources:
-                    requests: {google.com/tpu: $((10#$CHIPS_PER_HOST))}
-                    limits: {google.com/tpu: $((10#$CHIPS_PER_HOST))}
+                    requests: {google.com/tpu: $CHIPS_PER_HOST}
+                    limits: {google.com/tpu: $CHIPS_PER_HOST}
 END
 }
 

@@ -11,7 +11,8 @@
 #
 # Trains on a node's GPUs, or on those of several nodes. Two minutes before the time limit, and when
 # it is preempted, the run saves and the job queues itself again; it goes on where it stopped, since
-# the same command on the same directory resumes. Submit it from the root of the clone.
+# the same command on the same directory resumes. What `scancel` ends saves too, and stays ended.
+# Submit it from the root of the clone.
 #
 #   sbatch launch/slurm_gpu.sh --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]
 #   sbatch --gpus-per-node=4 launch/slurm_gpu.sh ...     # one process with four GPUs
@@ -52,11 +53,15 @@ trap : TERM # Slurm signals the processes itself; this shell stays to queue the 
 status=0
 step "${launcher[@]}" "${command[@]}" || status=$?
 if ((status == 75)); then
-  if ((${SLURM_RESTART_COUNT:-0} >= MAX_RESTARTS)); then
+  # Of a job that was cancelled, or that Slurm queues again by itself, the state is another by now.
+  state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || state=RUNNING
+  if [[ $state != RUNNING ]]; then
+    say "was interrupted, and is ${state:-gone}: what comes next is not up to this script."
+  elif ((${SLURM_RESTART_COUNT:-0} >= MAX_RESTARTS)); then
     say "was interrupted, for the $((MAX_RESTARTS + 1))th time: submit it again to go on."
   else
     say "was interrupted, and queues again."
-    step scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue "$SLURM_JOB_ID" || say "could not: submit it again to go on."
   fi
 fi
 exit "$status"

@@ -19,11 +19,13 @@ require() {
   [[ -n ${!1:-} ]] || usage "$1 is not set: $2."
 }
 
-# Ends with the usage text unless the environment variable $1 holds a whole number from $2 on.
+# Ends with the usage text unless the environment variable $1 holds a whole number from $2 on; takes
+# leading zeros from it, with which bash would read it as octal.
 require_number() {
   if [[ ! ${!1} =~ ^[0-9]{1,9}$ ]] || ((10#${!1} < $2)); then
     usage "$1=${!1} is not a whole number of $2 or more."
   fi
+  printf -v "$1" '%d' "$((10#${!1}))"
 }
 
 # Prints a command in one line that a shell would read back.

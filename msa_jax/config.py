@@ -234,6 +234,12 @@ def resolve(mapping: Any) -> Config:
     plain = mapping.to_dict() if hasattr(mapping, "to_dict") else mapping
     config: Config = fields.section(Config, plain)
     check_data(config.data)
+    most = fields.LAST_SEED
+    if config.seed + config.num_seeds - 1 > most:
+        raise UserError(
+            f"config.seed={config.seed} with config.num_seeds={config.num_seeds} leads beyond the "
+            f"last seed, {most}: use at most --config.seed={most + 1 - config.num_seeds}."
+        )
     classes = config.task.kind != "regression"
     if config.task.loss != "auto" and classes != (config.task.loss == "cross_entropy"):
         legal = "cross_entropy" if classes else "l1, l2 or huber"

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from msa_jax.errors import UserError, nearest
 
+LAST_SEED = 2**32 - 1  # keys are made of 32 bits
+
 # Least and greatest legal value by field, and of any model's own fields by their last name.
 _AT_LEAST = {
     "seed": 0,
@@ -49,8 +51,8 @@ _AT_LEAST = {
     "output_dropout": 0,
 }
 _AT_MOST = {
-    "seed": 2**32 - 1,
-    "data.seed": 2**32 - 1,
+    "seed": LAST_SEED,
+    "data.seed": LAST_SEED,
     "data.buckets": 16,
     "augment.modality_dropout": 0.99,
     "augment.frame_dropout": 0.99,

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from tqdm import tqdm
 
 from msa_jax import config as config_lib
@@ -75,8 +74,7 @@ def train_and_evaluate(
     if finished:
         if "dataset" not in finished:
             raise UserError(f"{run.path} holds a sweep: use another --workdir.")
-        path = resolved.data.path  # to be told of, a run needs no data any more
-        if not path or ("://" not in path and epath.Path(path).exists()):
+        if builders.is_here(resolved.data):  # to be told of, a run needs no data any more
             _check_data(run, finished["dataset"]["fingerprint"], builders.identify(resolved.data))
         processes.tell(
             f"{run.path} is finished (remove it to train again).\n{table.results(finished)}"
@@ -250,10 +248,10 @@ class _Training:
                     self._check_any_left()
                     if any(better):
                         state = state_lib.select(state, self._population.stack(better))
+                    self._save(checkpoints, step, state)
                     bar.set_postfix(
                         member_lib.brief(self._members, self._config.training.selection)
                     )
-                    self._save(checkpoints, step, state)
             for member in self._members:
                 member.close()
             checkpoints.wait()
@@ -283,7 +281,13 @@ class _Training:
         recorded = checkpoints.description()
         self._run.check(self._whole, recorded["config"])
         _check_data(self._run, recorded["schema"]["fingerprint"], self._data.schema.fingerprint)
-        for member, progress in zip(self._members, recorded["selection"]["members"], strict=True):
+        progresses = recorded["selection"]["members"]
+        if len(progresses) != len(self._members):
+            raise UserError(
+                f"{self._run.path} holds {len(progresses)} unfinished runs, trained together; now "
+                f"it would be {len(self._members)}. Give the same ones, or another --workdir."
+            )
+        for member, progress in zip(self._members, progresses, strict=True):
             member.selected, member.diverged = progress["selected"], progress["diverged"]
         if "unfinished" in recorded["selection"]:
             self._unfinished = Interval.from_json(recorded["selection"]["unfinished"])

@@ -102,6 +102,8 @@ class Workdir:
     def history(self, last_step: int) -> list[dict[str, Any]]:
         """The evaluations up to `last_step`; those after it were lost and will be made again.
 
+        What was not a number when it was written is not a number again.
+
         Raises:
           UserError: if the file was damaged.
         """
@@ -109,7 +111,7 @@ class Workdir:
             return []
         try:
             lines = [json.loads(line) for line in self._history.read_text().splitlines()]
-            return [line for line in lines if line["step"] <= last_step]
+            return [_numbers(line) for line in lines if line["step"] <= last_step]
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(
                 f"{self._history} is damaged: {error}. "
@@ -191,6 +193,11 @@ def _read_json(path: epath.Path) -> Any:
         raise UserError(
             f"{path} is not JSON: {error}. Restore it or use another --workdir."
         ) from error
+
+
+def _numbers(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of the history as it was before JSON, which knows no NaN."""
+    return {name: math.nan if value is None else value for name, value in line.items()}
 
 
 def _plain(value: Any) -> Any:

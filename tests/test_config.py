@@ -54,6 +54,7 @@ def test_every_config_describes_a_system(name: str, variant: str) -> None:
         ({"init": {"freeze": True}}, ["config.init.encoders"]),
         ({"seed": -1}, ["config.seed=-1", "at least 0"]),
         ({"seed": 2**32}, ["config.seed=4294967296", "at most"]),
+        ({"seed": 2**32 - 1, "num_seeds": 2}, ["beyond", "use at most --config.seed=4294967294"]),
     ],
 )
 def test_refusals_name_the_field(mapping: dict, words: list[str]) -> None:

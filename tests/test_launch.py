@@ -128,10 +128,16 @@ def test_local_ends_with_the_status_of_the_first_that_failed(code: str, status: 
     assert ("ended with" in done.stderr) == (status not in (0, 75))
 
 
+def test_numbers_may_start_with_zeros() -> None:
+    done = run("local.sh", "2", "bash", "-c", "exit 3", GRACE="09")
+    assert (done.returncode, "value too great" in done.stderr) == (3, False)
+    assert "count=10 " in run("local.sh", "1", "true", DEVICES="010", DRY_RUN=1).stdout
+
+
 def test_local_kills_what_does_not_end(tmp_path: Path) -> None:
     code = '[[ "$JAX_PROCESS_ID" == 1 ]] && { sleep 0.2; exit 5; }; trap "" TERM; sleep 60 & wait'
     start = time.monotonic()
-    assert run("local.sh", "2", "bash", "-c", code, GRACE=0).returncode == 5
+    assert run("local.sh", "2", "bash", "-c", code, GRACE="00").returncode == 5
     assert time.monotonic() - start < 20
 
 
@@ -178,12 +184,23 @@ def test_slurm_prints_what_it_would_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "restarts", "queued"), [(0, 0, False), (1, 0, False), (75, 1, True), (75, 2, False)]
+    ("status", "restarts", "squeue", "queued"),
+    [
+        (0, 0, "echo RUNNING", False),
+        (1, 0, "echo RUNNING", False),
+        (75, 1, "echo RUNNING", True),
+        (75, 2, "echo RUNNING", False),
+        (75, 0, "echo COMPLETING", False),  # cancelled, or queued again by Slurm
+        (75, 0, "", False),
+        (75, 0, "exit 1", True),
+    ],
 )
+@pytest.mark.parametrize("scontrol", ["", "exit 1"])
 def test_slurm_queues_an_interrupted_job_again(
-    status: int, restarts: int, queued: bool, tmp_path: Path
+    status: int, restarts: int, squeue: str, queued: bool, scontrol: str, tmp_path: Path
 ) -> None:
-    tools = FakeTools(tmp_path, srun=f"kill -TERM $PPID; exit {status}", scontrol="")
+    srun = f"kill -TERM $PPID; exit {status}"
+    tools = FakeTools(tmp_path, srun=srun, squeue=squeue, scontrol=scontrol)
     copied = tmp_path / "spool" / "slurm_script"  # Slurm runs a copy
     copied.parent.mkdir()
     shutil.copy(LAUNCH / "slurm_gpu.sh", copied)
@@ -191,6 +208,8 @@ def test_slurm_queues_an_interrupted_job_again(
     done = run("slurm_script", "--x", where=copied.parent, PATH=tools.path, MAX_RESTARTS=2, **job)
     assert done.returncode == status
     assert tools.calls("scontrol") == (["scontrol requeue 7"] if queued else [])
+    assert ("could not" in done.stderr) == (queued and bool(scontrol))
+    assert all(call.startswith("squeue --noheader --jobs=7 ") for call in tools.calls("squeue"))
 
 
 # A worker of a TPU slice.

@@ -210,3 +210,12 @@ def test_correlation_with_a_constant_is_undefined(value: float) -> None:
     assert np.isnan(metrics.regression(SCORES, constant)["corr"])
     assert np.isnan(metrics.regression(constant, PREDICTED)["corr"])
     assert np.isnan(metrics.regression(SCORES, constant * (1 + 1e-16))["corr"])
+    rounded = constant.astype(np.float32)
+    one_up = np.where(SCORES > 0, np.nextafter(rounded, np.float32(np.inf)), rounded)
+    assert np.isnan(metrics.regression(SCORES, one_up)["corr"])
+
+
+def test_correlation_of_what_spreads_little_is_told() -> None:
+    narrow = 0.5 + 1e-3 * PREDICTED
+    expected = scipy.stats.pearsonr(SCORES, PREDICTED).statistic
+    assert metrics.regression(SCORES, narrow)["corr"] == pytest.approx(expected)

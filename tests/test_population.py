@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 
 from msa_jax import config as config_lib
-from msa_jax import models, optim, population, predictions, sharding, steps, train, workdir
+from msa_jax import (
+    member,
+    models,
+    optim,
+    population,
+    predictions,
+    sharding,
+    steps,
+    train,
+    workdir,
+)
 from msa_jax import state as state_lib
 from msa_jax.errors import UserError
 from msa_jax.population import Population
@@ -112,6 +122,17 @@ def test_a_seed_that_diverged_is_named_and_left_out(
     accuracy = alone["splits"]["test"]["metrics"]["accuracy"]
     assert summary["splits"]["test"]["metrics"]["accuracy"]["mean"] == accuracy
     assert workdir.runs(str(run)) == [str(run / "seed_0")]
+
+
+def test_a_metric_that_is_not_a_number_survives_the_history(tmp_path: Path) -> None:
+    """A member with a constant prediction may be done before an interruption."""
+    run = Workdir(str(tmp_path))
+    lines = [{"step": 4, "train_loss": 0.5, "valid_corr": float("nan")}]
+    run.write_history(lines)
+    np.testing.assert_equal(run.history(4), lines)
+    config = config_lib.resolve({"model": {"name": "early"}})
+    members = [member.Member(config, run, history=run.history(4)) for _ in range(2)]
+    assert member.brief(members, "corr") == {"loss": "0.500", "valid": "nan corr"}
 
 
 class _StopError(Exception):

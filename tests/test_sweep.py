@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +54,30 @@ def test_trials_are_ranked_on_validation(write_features: Write, tmp_path: Path) 
     assert sweep.sweep(config, str(tmp_path / "sweep"), trials) == results
     with pytest.raises(UserError, match="holds a sweep of other values"):
         sweep.sweep(config, str(tmp_path / "sweep"), sweep.grid({RATE: (1e-3,)}))
+
+
+def test_an_unfinished_sweep_goes_on_with_its_own_trials_alone(
+    write_features: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config("text", write_features(), **{"training.epochs": 1})
+
+    class StopError(Exception):
+        """The process dies here."""
+
+    def stop(*_: Any) -> None:
+        raise StopError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train._Training, "_finish", stop)
+        with pytest.raises(StopError):
+            sweep.sweep(config, str(tmp_path), sweep.grid({RATE: (1e-3, 1e-2)}))
+    for rates in ((1e-3, 1e-2, 1e-1), (1e-3,)):
+        words = f"holds 2 unfinished runs, trained together; now it would be {len(rates)}"
+        with pytest.raises(UserError, match=words):
+            sweep.sweep(config, str(tmp_path), sweep.grid({RATE: rates}))
+    with pytest.raises(UserError, match=r"config\.optimizer\.learning_rate"):
+        sweep.sweep(config, str(tmp_path), sweep.grid({RATE: (1e-3, 1e-1)}))
+    assert sweep.sweep(config, str(tmp_path), sweep.grid({RATE: (1e-3, 1e-2)}))["trials"]
 
 
 def test_a_trial_without_a_figure_ranks_last(write_features: Write, tmp_path: Path) -> None:

@@ -291,6 +291,13 @@ def identify(data: Data) -> str:
     return _directory(*_source(data))
 
 
+def is_here(data: Data) -> bool:
+    """Whether `data` names what `identify` can look at without fetching it from a bucket."""
+    if data.path:
+        return "://" not in data.path and epath.Path(data.path).exists()
+    return data.name == SYNTHETIC or open_named(data.name, data.dir) is not None
+
+
 def fingerprint(builder: tfds.core.DatasetBuilder) -> str:
     """Names a prepared dataset and its content."""
     name = f"{builder.info.name}/{builder.info.config_name}/{builder.info.version}"
