@@ -23,6 +23,7 @@ TINY = [
     "--config.model.encoder.num_layers=1",
     "--config.training.batch_size=16",
     "--config.training.eval_batch_size=16",
+    "--config.data.buckets=2",  # each is a program to compile
 ]
 
 
@@ -44,7 +45,7 @@ def run(arguments: list[str], devices: int = 1) -> str:
 def test_killed_at_any_step_ends_with_the_same_bits(
     write_features: Callable[..., str], tmp_path: Path
 ) -> None:
-    path, epochs = write_features(), "--config.training.epochs=40"
+    path, epochs = write_features(), "--config.training.epochs=20"
     run(command(path, tmp_path / "whole", epochs))
     killed = tmp_path / "killed"
     history = killed / "metrics.jsonl"
