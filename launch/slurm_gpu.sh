@@ -53,15 +53,18 @@ trap : TERM # Slurm signals the processes itself; this shell stays to queue the 
 status=0
 step "${launcher[@]}" "${command[@]}" || status=$?
 if ((status == 75)); then
-  # Of a job that was cancelled, or that Slurm queues again by itself, the state is another by now.
-  state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || state=RUNNING
-  if [[ $state != RUNNING ]]; then
-    say "was interrupted, and is ${state:-gone}: what comes next is not up to this script."
+  # Of a job that was cancelled, or that Slurm queues again by itself, the state is another by now;
+  # of one that saves until after its time limit too, but its reason tells.
+  job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID:-}}
+  job=${job:-$SLURM_JOB_ID}
+  state=$(squeue --noheader --jobs="$job" --format='%T %r') || state=RUNNING
+  if [[ $state != RUNNING* && $state != "COMPLETING TimeLimit" ]]; then
+    say "was interrupted, and is ${state:-gone}. Unless Slurm has queued it: submit it to go on."
   elif ((${SLURM_RESTART_COUNT:-0} >= MAX_RESTARTS)); then
     say "was interrupted, for the $((MAX_RESTARTS + 1))th time: submit it again to go on."
   else
     say "was interrupted, and queues again."
-    scontrol requeue "$SLURM_JOB_ID" || say "could not: submit it again to go on."
+    scontrol requeue "$job" || say "could not: submit it again to go on."
   fi
 fi
 exit "$status"

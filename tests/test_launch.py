@@ -186,11 +186,12 @@ def test_slurm_prints_what_it_would_run() -> None:
 @pytest.mark.parametrize(
     ("status", "restarts", "squeue", "queued"),
     [
-        (0, 0, "echo RUNNING", False),
-        (1, 0, "echo RUNNING", False),
-        (75, 1, "echo RUNNING", True),
-        (75, 2, "echo RUNNING", False),
-        (75, 0, "echo COMPLETING", False),  # cancelled, or queued again by Slurm
+        (0, 0, "echo RUNNING None", False),
+        (1, 0, "echo RUNNING None", False),
+        (75, 1, "echo RUNNING None", True),
+        (75, 2, "echo RUNNING None", False),
+        (75, 0, "echo COMPLETING None", False),  # cancelled, or queued again by Slurm
+        (75, 0, "echo COMPLETING TimeLimit", True),
         (75, 0, "", False),
         (75, 0, "exit 1", True),
     ],
@@ -210,6 +211,16 @@ def test_slurm_queues_an_interrupted_job_again(
     assert tools.calls("scontrol") == (["scontrol requeue 7"] if queued else [])
     assert ("could not" in done.stderr) == (queued and bool(scontrol))
     assert all(call.startswith("squeue --noheader --jobs=7 ") for call in tools.calls("squeue"))
+
+
+def test_slurm_queues_the_task_of_an_array(tmp_path: Path) -> None:
+    tools = FakeTools(tmp_path, srun="exit 75", squeue="echo RUNNING None", scontrol="")
+    job = {"SLURM_JOB_ID": 7, "SLURM_ARRAY_JOB_ID": 7, "SLURM_ARRAY_TASK_ID": 3}
+    assert (
+        run("slurm_gpu.sh", "--x", PATH=tools.path, SLURM_SUBMIT_DIR=ROOT, **job).returncode == 75
+    )
+    assert tools.calls("scontrol") == ["scontrol requeue 7_3"]
+    assert tools.calls("squeue")[0].startswith("squeue --noheader --jobs=7_3 ")
 
 
 # A worker of a TPU slice.

@@ -71,10 +71,14 @@ def test_an_unfinished_sweep_goes_on_with_its_own_trials_alone(
         patched.setattr(train._Training, "_finish", stop)
         with pytest.raises(StopError):
             sweep.sweep(config, str(tmp_path), sweep.grid({RATE: (1e-3, 1e-2)}))
-    for rates in ((1e-3, 1e-2, 1e-1), (1e-3,)):
-        words = f"holds 2 unfinished runs, trained together; now it would be {len(rates)}"
+    rates = (1e-3, 1e-2, 1e-1, 1e-4, 1e-5)
+    names = "trial_0_seed_0, trial_1_seed_0"
+    for count, other in ((5, rf"{names}, \.\.\., trial_4_seed_0"), (1, "trial_0_seed_0")):
+        words = rf"unfinished training of {names}, this would be of {other}\."
         with pytest.raises(UserError, match=words):
-            sweep.sweep(config, str(tmp_path), sweep.grid({RATE: rates}))
+            sweep.sweep(config, str(tmp_path), sweep.grid({RATE: rates[:count]}))
+    with pytest.raises(UserError, match=r"this would be of a lone run\."):
+        train.train_and_evaluate(config, str(tmp_path))
     with pytest.raises(UserError, match=r"config\.optimizer\.learning_rate"):
         sweep.sweep(config, str(tmp_path), sweep.grid({RATE: (1e-3, 1e-1)}))
     assert sweep.sweep(config, str(tmp_path), sweep.grid({RATE: (1e-3, 1e-2)}))["trials"]

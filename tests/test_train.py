@@ -290,10 +290,11 @@ def test_a_finished_run_needs_neither_data_nor_devices(
     Path(path).unlink()
     again = train.train_and_evaluate(tiny_config("early", path), str(workdir))
     assert again["splits"] == expected["splits"]
-    gone = tiny_config("early", "", **{"data.name": "mine", "data.dir": str(tmp_path)})
-    (workdir / "config.json").unlink()
-    Workdir(str(workdir)).record(resolve(gone))
-    assert train.train_and_evaluate(gone, str(workdir))["splits"] == expected["splits"]
+    for folder in (str(tmp_path), "gs://no_such_bucket/data"):
+        gone = tiny_config("early", "", **{"data.name": "mine", "data.dir": folder})
+        (workdir / "config.json").unlink()
+        Workdir(str(workdir)).record(resolve(gone))
+        assert train.train_and_evaluate(gone, str(workdir))["splits"] == expected["splits"]
 
 
 def test_evaluation_needs_no_source_file(

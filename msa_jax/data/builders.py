@@ -295,7 +295,9 @@ def is_here(data: Data) -> bool:
     """Whether `data` names what `identify` can look at without fetching it from a bucket."""
     if data.path:
         return "://" not in data.path and epath.Path(data.path).exists()
-    return data.name == SYNTHETIC or open_named(data.name, data.dir) is not None
+    if data.name == SYNTHETIC:
+        return True
+    return "://" not in str(_root(data.dir)) and open_named(data.name, data.dir) is not None
 
 
 def fingerprint(builder: tfds.core.DatasetBuilder) -> str:
