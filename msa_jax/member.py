@@ -12,6 +12,7 @@ from msa_jax import evaluate, metrics, processes
 from msa_jax.checkpoints import Checkpoints
 from msa_jax.config import Config
 from msa_jax.data import pipeline
+from msa_jax.errors import UserError
 from msa_jax.report import curves
 from msa_jax.workdir import Workdir
 
@@ -157,6 +158,36 @@ def description(
         **described,
         "selection": {"members": [member.progress() for member in members]},
     }
+
+
+def names(run: Workdir, members: Sequence[Member]) -> list[str]:
+    """The members' directories below that of `run`; "" is that one itself."""
+    paths = [member.run.path for member in members]
+    return ["" if path == run.path else path.name for path in paths]
+
+
+def take_up(run: Workdir, members: Sequence[Member], selection: Mapping[str, Any]) -> None:
+    """Gives `members` what a checkpoint of `run` remembers of their selection.
+
+    Raises:
+      UserError: if it is a checkpoint of others.
+    """
+    now = names(run, members)
+    before = selection.get("names", now)
+    if before != now:
+        raise UserError(
+            f"{run.path} holds unfinished training of {_told(before)}, this would be of "
+            f"{_told(now)}. Give the same to go on with it, or another --workdir."
+        )
+    for member, progress in zip(members, selection["members"], strict=True):
+        member.selected, member.diverged = progress["selected"], progress["diverged"]
+
+
+def _told(names: Sequence[str]) -> str:
+    """A population in words."""
+    if list(names) == [""]:
+        return "a lone run"
+    return ", ".join(names if len(names) <= 4 else [*names[:2], "...", names[-1]])
 
 
 def brief(members: Sequence[Member], metric: str) -> dict[str, str]:

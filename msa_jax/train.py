@@ -265,15 +265,10 @@ class _Training:
         unfinished: Interval | None = None,
     ) -> None:
         description = member_lib.description(self._whole, self._members, self._described)
+        description["selection"]["names"] = member_lib.names(self._run, self._members)
         if unfinished is not None:
             description["selection"]["unfinished"] = unfinished.to_json()
-        description["selection"]["names"] = self._names()
         checkpoints.save(step, state, description)
-
-    def _names(self) -> list[str]:
-        """The members' directories below the run's; "" is that one itself."""
-        paths = [member.run.path for member in self._members]
-        return ["" if path == self._run.path else path.name for path in paths]
 
     def _member_step(self, values: Mapping[str, jax.Array]) -> steps.TrainStep:
         """The step of a member with `values` in place of the config's, which may be traced."""
@@ -287,14 +282,7 @@ class _Training:
         recorded = checkpoints.description()
         self._run.check(self._whole, recorded["config"])
         _check_data(self._run, recorded["schema"]["fingerprint"], self._data.schema.fingerprint)
-        before, now = recorded["selection"].get("names", self._names()), self._names()
-        if before != now:
-            raise UserError(
-                f"{self._run.path} holds unfinished training of {_told(before)}, this would be of "
-                f"{_told(now)}. Give the same to go on with it, or another --workdir."
-            )
-        for member, progress in zip(self._members, recorded["selection"]["members"], strict=True):
-            member.selected, member.diverged = progress["selected"], progress["diverged"]
+        member_lib.take_up(self._run, self._members, recorded["selection"])
         if "unfinished" in recorded["selection"]:
             self._unfinished = Interval.from_json(recorded["selection"]["unfinished"])
         abstract = state_lib.abstract(
@@ -398,13 +386,6 @@ class _Training:
             )
             if self._population.size > 1:
                 member.write_alone(params, self._described)
-
-
-def _told(names: Sequence[str]) -> str:
-    """A population in words."""
-    if list(names) == [""]:
-        return "a lone run"
-    return ", ".join(names if len(names) <= 4 else [*names[:2], "...", names[-1]])
 
 
 def _check_data(run: Workdir, recorded: str, now: str) -> None:

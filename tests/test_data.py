@@ -41,6 +41,18 @@ def test_what_stands_in_padded_frames_is_never_read(write_features: Write) -> No
     )
 
 
+def test_what_can_be_identified_is_here(write_features: Write, tmp_path: Path) -> None:
+    """A finished run asks before it compares its data: they may be gone, or in a bucket."""
+    here = [Data(), Data(path=write_features())]
+    gone = [
+        Data(path=str(tmp_path / "gone.npz")),
+        Data(path="gs://no_such_bucket/features.npz"),
+        Data(name="mine", dir=str(tmp_path)),
+        Data(name="mine", dir="gs://no_such_bucket/data"),
+    ]
+    assert [builders.is_here(data) for data in here + gone] == [True] * 2 + [False] * 4
+
+
 def test_long_sequences_are_cut_and_counted(write_features: Write) -> None:
     builder = builders.prepare(Data(path=write_features()))
     cut = store.load(builder, "train", ("text",), 4).sequences["text"]

@@ -15,11 +15,9 @@ import pytest
 from msa_jax import robustness, train
 from msa_jax.checkpoints import Checkpoints
 from msa_jax.conditions import COMPLETE
-from msa_jax.config import resolve
 from msa_jax.data import prepare
 from msa_jax.errors import DivergedError, UserError
 from msa_jax.evaluate import Evaluation, restore
-from msa_jax.workdir import Workdir
 from tests.conftest import features, tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -290,11 +288,6 @@ def test_a_finished_run_needs_neither_data_nor_devices(
     Path(path).unlink()
     again = train.train_and_evaluate(tiny_config("early", path), str(workdir))
     assert again["splits"] == expected["splits"]
-    for folder in (str(tmp_path), "gs://no_such_bucket/data"):
-        gone = tiny_config("early", "", **{"data.name": "mine", "data.dir": folder})
-        (workdir / "config.json").unlink()
-        Workdir(str(workdir)).record(resolve(gone))
-        assert train.train_and_evaluate(gone, str(workdir))["splits"] == expected["splits"]
 
 
 def test_evaluation_needs_no_source_file(
