@@ -132,7 +132,7 @@ class Member:
             checkpoints.save(
                 self.selected["step"],
                 {"selected": params},
-                description(self.config, [self], described),
+                description(self.config, self.run, [self], described),
             )
         self.run.write_results(self.results)
 
@@ -150,37 +150,40 @@ def named(trained: Mapping[str, float], evaluation: evaluate.Evaluation) -> dict
 
 
 def description(
-    config: Config, members: Sequence[Member], described: Mapping[str, Any]
+    config: Config, run: Workdir, members: Sequence[Member], described: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a checkpoint of `members` says of itself; `described` is the data's part of it."""
+    """What a checkpoint of `members` of `run` says of itself; `described` is the data's part."""
+    progress = [
+        {"name": name, **member.progress()}
+        for name, member in zip(_names(run, members), members, strict=True)
+    ]
     return {
         "config": config_lib.to_dict(config),
         **described,
-        "selection": {"members": [member.progress() for member in members]},
+        "selection": {"members": progress},
     }
 
 
-def names(run: Workdir, members: Sequence[Member]) -> list[str]:
+def _names(run: Workdir, members: Sequence[Member]) -> list[str]:
     """The members' directories below that of `run`; "" is that one itself."""
     paths = [member.run.path for member in members]
     return ["" if path == run.path else path.name for path in paths]
 
 
-def take_up(run: Workdir, members: Sequence[Member], selection: Mapping[str, Any]) -> None:
-    """Gives `members` what a checkpoint of `run` remembers of their selection.
+def take_up(run: Workdir, members: Sequence[Member], progress: Sequence[Mapping[str, Any]]) -> None:
+    """Gives `members` the `progress` that a checkpoint of `run` remembers.
 
     Raises:
       UserError: if it is a checkpoint of others.
     """
-    now = names(run, members)
-    before = selection.get("names", now)
-    if before != now:
+    before, now = [each.get("name") for each in progress], _names(run, members)
+    if before != now and None not in before:  # an earlier version did not name them
         raise UserError(
             f"{run.path} holds unfinished training of {_told(before)}, this would be of "
             f"{_told(now)}. Give the same to go on with it, or another --workdir."
         )
-    for member, progress in zip(members, selection["members"], strict=True):
-        member.selected, member.diverged = progress["selected"], progress["diverged"]
+    for member, each in zip(members, progress, strict=True):
+        member.selected, member.diverged = each["selected"], each["diverged"]
 
 
 def _told(names: Sequence[str]) -> str:

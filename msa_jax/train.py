@@ -264,8 +264,7 @@ class _Training:
         state: state_lib.TrainState,
         unfinished: Interval | None = None,
     ) -> None:
-        description = member_lib.description(self._whole, self._members, self._described)
-        description["selection"]["names"] = member_lib.names(self._run, self._members)
+        description = member_lib.description(self._whole, self._run, self._members, self._described)
         if unfinished is not None:
             description["selection"]["unfinished"] = unfinished.to_json()
         checkpoints.save(step, state, description)
@@ -282,7 +281,7 @@ class _Training:
         recorded = checkpoints.description()
         self._run.check(self._whole, recorded["config"])
         _check_data(self._run, recorded["schema"]["fingerprint"], self._data.schema.fingerprint)
-        member_lib.take_up(self._run, self._members, recorded["selection"])
+        member_lib.take_up(self._run, self._members, recorded["selection"]["members"])
         if "unfinished" in recorded["selection"]:
             self._unfinished = Interval.from_json(recorded["selection"]["unfinished"])
         abstract = state_lib.abstract(
