@@ -176,7 +176,8 @@ def take_up(run: Workdir, members: Sequence[Member], progress: Sequence[Mapping[
     Raises:
       UserError: if it is a checkpoint of others.
     """
-    before, now = [each.get("name") for each in progress], _names(run, members)
+    before: list[Any] = [each.get("name") for each in progress]
+    now = _names(run, members)
     if before != now and None not in before:  # an earlier version did not name them
         raise UserError(
             f"{run.path} holds unfinished training of {_told(before)}, this would be of "
