@@ -54,11 +54,12 @@ status=0
 step "${launcher[@]}" "${command[@]}" || status=$?
 if ((status == 75)); then
   # Of a job that was cancelled, or that Slurm queues again by itself, the state is another by now;
-  # of one that saves until after its time limit too, but its reason tells.
-  job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID:-}}
-  job=${job:-$SLURM_JOB_ID}
+  # of one that saves until after its time limit too, but its reason tells. A task of an array is
+  # named in full: the id of one of them is that of all.
+  job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
   state=$(squeue --noheader --jobs="$job" --format='%T %r') || state=RUNNING
   if [[ $state != RUNNING* && $state != "COMPLETING TimeLimit" ]]; then
+    state=${state%% *}
     say "was interrupted, and is ${state:-gone}. Unless Slurm has queued it: submit it to go on."
   elif ((${SLURM_RESTART_COUNT:-0} >= MAX_RESTARTS)); then
     say "was interrupted, for the $((MAX_RESTARTS + 1))th time: submit it again to go on."

@@ -132,7 +132,7 @@ class Member:
             checkpoints.save(
                 self.selected["step"],
                 {"selected": params},
-                description(self.config, self.run, [self], described),
+                description(self.config, {"": self}, described),
             )
         self.run.write_results(self.results)
 
@@ -150,13 +150,16 @@ def named(trained: Mapping[str, float], evaluation: evaluate.Evaluation) -> dict
 
 
 def description(
-    config: Config, run: Workdir, members: Sequence[Member], described: Mapping[str, Any]
+    config: Config, members: Mapping[str, Member], described: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a checkpoint of `members` of `run` says of itself; `described` is the data's part."""
-    progress = [
-        {"name": name, **member.progress()}
-        for name, member in zip(_names(run, members), members, strict=True)
-    ]
+    """What a checkpoint says of itself.
+
+    Args:
+      config: of all members.
+      members: by name of their directory below the checkpoint's run, "" for that one itself.
+      described: the data's part.
+    """
+    progress = [{"name": name, **member.progress()} for name, member in members.items()]
     return {
         "config": config_lib.to_dict(config),
         **described,
@@ -164,26 +167,22 @@ def description(
     }
 
 
-def _names(run: Workdir, members: Sequence[Member]) -> list[str]:
-    """The members' directories below that of `run`; "" is that one itself."""
-    paths = [member.run.path for member in members]
-    return ["" if path == run.path else path.name for path in paths]
-
-
-def take_up(run: Workdir, members: Sequence[Member], progress: Sequence[Mapping[str, Any]]) -> None:
-    """Gives `members` the `progress` that a checkpoint of `run` remembers.
+def restore_progress(
+    run: Workdir, members: Mapping[str, Member], progress: Sequence[Mapping[str, Any]]
+) -> None:
+    """Gives `members`, by name, the `progress` that a checkpoint of `run` remembers.
 
     Raises:
       UserError: if it is a checkpoint of others.
     """
-    before: list[Any] = [each.get("name") for each in progress]
-    now = _names(run, members)
-    if before != now and None not in before:  # an earlier version did not name them
+    before, now = [str(each.get("name", "?")) for each in progress], list(members)
+    unnamed = len(before) == len(now) and "?" in before  # by an earlier version
+    if before != now and not unnamed:
         raise UserError(
             f"{run.path} holds unfinished training of {_told(before)}, this would be of "
             f"{_told(now)}. Give the same to go on with it, or another --workdir."
         )
-    for member, each in zip(members, progress, strict=True):
+    for member, each in zip(members.values(), progress, strict=True):
         member.selected, member.diverged = each["selected"], each["diverged"]
 
 

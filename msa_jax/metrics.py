@@ -18,8 +18,8 @@ from msa_jax.tasks import Task
 Metrics = dict[str, float]
 LOWER_IS_BETTER = ("loss", "mae")
 
-# What spreads no further than this share of its size (of 1, where it is smaller) is constant: the
-# same float32 model gives the same utterance outputs that differ by as much with other padding.
+# What spreads no further than this share of its size (of 1, where it is smaller) is constant: a
+# float32 model's outputs for one utterance differ by as much with other padding.
 _CONSTANT = 1e-5
 
 
@@ -128,7 +128,8 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -
 def regression(scores: np.ndarray, predictions: np.ndarray) -> Metrics:
     """MMSA's metrics of predicted scores.
 
-    - `mae`, `corr` (Pearson): of predictions as they are, not clipped.
+    - `mae`, `corr` (Pearson): of predictions as they are, not clipped. `corr` is NaN where scores
+      or predictions are constant to within rounding (1e-5, or 1e-5 of their size).
     - `acc7`, `acc5`, `acc3`: both clipped to 3, 2, 1, rounded half to even, and equal.
     - `acc2_has0`, `f1_has0`: negative against non-negative, all examples.
     - `acc2_non0`, `f1_non0`: negative against positive, examples with a score of 0 left out.

@@ -7,7 +7,7 @@ fields (see `msa_jax.population`), each of which ends as if it had been trained 
 import dataclasses
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -74,8 +74,9 @@ def train_and_evaluate(
     if finished:
         if "dataset" not in finished:
             raise UserError(f"{run.path} holds a sweep: use another --workdir.")
-        if builders.is_here(resolved.data):  # to be told of, a run needs no data any more
-            _check_data(run, finished["dataset"]["fingerprint"], builders.identify(resolved.data))
+        now = builders.identify_at_hand(resolved.data)  # to be told of, a run needs no data
+        if now is not None:
+            _check_data(run, finished["dataset"]["fingerprint"], now)
         processes.tell(
             f"{run.path} is finished (remove it to train again).\n{table.results(finished)}"
         )
@@ -135,7 +136,7 @@ def train_together(
     cpu.keep_memory(mesh)  # from here on: what was needed to read the data has gone back
     with jax.set_mesh(mesh):
         shared = population.Population(len(configs), mesh)
-        _Training(whole, run, list(members.values()), values, data, shared).train(fresh, stop)
+        _Training(whole, run, members, values, data, shared).train(fresh, stop)
     return members
 
 
@@ -146,13 +147,14 @@ class _Training:
         self,
         config: Config,
         run: Workdir,
-        members: Sequence[Member],
+        members: Mapping[str, Member],
         values: Mapping[str, np.ndarray],
         data: dataset.Dataset,
         shared: population.Population,
     ) -> None:
-        self._whole, self._config = config, members[0].config
-        self._run, self._members = run, members
+        self._named, self._members = members, list(members.values())
+        self._whole, self._config = config, self._members[0].config
+        self._run = run
         self._values = {name: jnp.asarray(each) for name, each in values.items()}
         self._data, self._population = data, shared
         train = data.splits["train"]
@@ -164,7 +166,7 @@ class _Training:
                 config.training.batch_size,
                 member.config.seed,
             )
-            for member in members
+            for member in self._members
         ]
         self._order = order.SideBySide(orders) if len(orders) > 1 else orders[0]
         per_epoch = orders[0].steps_per_epoch
@@ -248,7 +250,7 @@ class _Training:
                     self._check_any_left()
                     if any(better):
                         state = state_lib.select(state, self._population.stack(better))
-                    self._save(checkpoints, step, state)
+                    self._save(checkpoints, step, state)  # before what is only shown
                     bar.set_postfix(
                         member_lib.brief(self._members, self._config.training.selection)
                     )
@@ -264,7 +266,7 @@ class _Training:
         state: state_lib.TrainState,
         unfinished: Interval | None = None,
     ) -> None:
-        description = member_lib.description(self._whole, self._run, self._members, self._described)
+        description = member_lib.description(self._whole, self._named, self._described)
         if unfinished is not None:
             description["selection"]["unfinished"] = unfinished.to_json()
         checkpoints.save(step, state, description)
@@ -281,7 +283,7 @@ class _Training:
         recorded = checkpoints.description()
         self._run.check(self._whole, recorded["config"])
         _check_data(self._run, recorded["schema"]["fingerprint"], self._data.schema.fingerprint)
-        member_lib.take_up(self._run, self._members, recorded["selection"]["members"])
+        member_lib.restore_progress(self._run, self._named, recorded["selection"]["members"])
         if "unfinished" in recorded["selection"]:
             self._unfinished = Interval.from_json(recorded["selection"]["unfinished"])
         abstract = state_lib.abstract(

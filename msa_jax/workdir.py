@@ -102,7 +102,7 @@ class Workdir:
     def history(self, last_step: int) -> list[dict[str, Any]]:
         """The evaluations up to `last_step`; those after it were lost and will be made again.
 
-        What was not a number when it was written is not a number again.
+        NaN and infinities, which JSON lacks, come back as NaN.
 
         Raises:
           UserError: if the file was damaged.
@@ -196,7 +196,7 @@ def _read_json(path: epath.Path) -> Any:
 
 
 def _numbers(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A line of the history as it was before JSON, which knows no NaN."""
+    """A line of the history with NaN for null."""
     return {name: math.nan if value is None else value for name, value in line.items()}
 
 

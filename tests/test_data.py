@@ -41,16 +41,24 @@ def test_what_stands_in_padded_frames_is_never_read(write_features: Write) -> No
     )
 
 
-def test_what_can_be_identified_is_here(write_features: Write, tmp_path: Path) -> None:
-    """A finished run asks before it compares its data: they may be gone, or in a bucket."""
-    here = [Data(), Data(path=write_features())]
-    gone = [
+def test_data_that_are_gone_are_not_identified(write_features: Write, tmp_path: Path) -> None:
+    """A finished run asks before it compares its data."""
+    for data in (Data(), Data(path=write_features())):
+        assert builders.identify_at_hand(data) == builders.identify(data)
+    for data in (
         Data(path=str(tmp_path / "gone.npz")),
         Data(path="gs://no_such_bucket/features.npz"),
         Data(name="mine", dir=str(tmp_path)),
-        Data(name="mine", dir="gs://no_such_bucket/data"),
-    ]
-    assert [builders.is_here(data) for data in here + gone] == [True] * 2 + [False] * 4
+    ):
+        assert builders.identify_at_hand(data) is None
+
+
+def test_a_bucket_that_cannot_be_read_is_not_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise UserError("cannot read it: check your credentials")
+
+    monkeypatch.setattr(builders, "open_prepared", refuse)
+    assert builders.identify_at_hand(Data(name="mine", dir="gs://bucket/data")) is None
 
 
 def test_long_sequences_are_cut_and_counted(write_features: Write) -> None:

@@ -196,12 +196,11 @@ def test_slurm_prints_what_it_would_run() -> None:
         (75, 0, "exit 1", True),
     ],
 )
-@pytest.mark.parametrize("scontrol", ["", "exit 1"])
 def test_slurm_queues_an_interrupted_job_again(
-    status: int, restarts: int, squeue: str, queued: bool, scontrol: str, tmp_path: Path
+    status: int, restarts: int, squeue: str, queued: bool, tmp_path: Path
 ) -> None:
     srun = f"kill -TERM $PPID; exit {status}"
-    tools = FakeTools(tmp_path, srun=srun, squeue=squeue, scontrol=scontrol)
+    tools = FakeTools(tmp_path, srun=srun, squeue=squeue, scontrol="")
     copied = tmp_path / "spool" / "slurm_script"  # Slurm runs a copy
     copied.parent.mkdir()
     shutil.copy(LAUNCH / "slurm_gpu.sh", copied)
@@ -209,8 +208,14 @@ def test_slurm_queues_an_interrupted_job_again(
     done = run("slurm_script", "--x", where=copied.parent, PATH=tools.path, MAX_RESTARTS=2, **job)
     assert done.returncode == status
     assert tools.calls("scontrol") == (["scontrol requeue 7"] if queued else [])
-    assert ("could not" in done.stderr) == (queued and bool(scontrol))
-    assert all(call.startswith("squeue --noheader --jobs=7 ") for call in tools.calls("squeue"))
+    asked = ["squeue --noheader --jobs=7 --format=%T %r"] if status == 75 else []
+    assert tools.calls("squeue") == asked
+
+
+def test_slurm_keeps_the_status_where_it_cannot_queue(tmp_path: Path) -> None:
+    tools = FakeTools(tmp_path, srun="exit 75", squeue="echo RUNNING None", scontrol="exit 1")
+    done = run("slurm_gpu.sh", "--x", PATH=tools.path, SLURM_SUBMIT_DIR=ROOT, SLURM_JOB_ID=7)
+    assert (done.returncode, "could not" in done.stderr) == (75, True)
 
 
 def test_slurm_queues_the_task_of_an_array(tmp_path: Path) -> None:

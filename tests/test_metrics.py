@@ -215,7 +215,8 @@ def test_correlation_with_a_constant_is_undefined(value: float) -> None:
     assert np.isnan(metrics.regression(SCORES, one_up)["corr"])
 
 
-def test_correlation_of_what_spreads_little_is_told() -> None:
-    narrow = 0.5 + 1e-3 * PREDICTED
+def test_correlation_is_told_where_predictions_spread_beyond_rounding() -> None:
     expected = scipy.stats.pearsonr(SCORES, PREDICTED).statistic
-    assert metrics.regression(SCORES, narrow)["corr"] == pytest.approx(expected)
+    unit = PREDICTED / np.ptp(PREDICTED)
+    assert metrics.regression(SCORES, 0.5 + 3e-5 * unit)["corr"] == pytest.approx(expected)
+    assert np.isnan(metrics.regression(SCORES, 0.5 + 3e-6 * unit)["corr"])

@@ -30,6 +30,7 @@ def gated_sum(monkeypatch: pytest.MonkeyPatch) -> str:
     exec(compile(head, "README.md", "exec"), names)
     monkeypatch.setitem(models.FUSIONS, "gated_sum", names["GatedSum"])
     config = (ROOT / "configs" / "early.py").read_text()
+    assert '`"name": "gated_sum", "temperature": 1.0`' in README.replace("\n", " ")
     return head + config.replace('"name": "early"', '"name": "gated_sum", "temperature": 1.0')
 
 
@@ -58,7 +59,8 @@ def test_a_fusion_model_is_added_in_few_lines_and_trains(
     config.data.update(path=write_features(), buckets=1)
     config.model.encoder.update(width=8, num_heads=2)
     config.training.update(epochs=1)
-    config.model.temperature = 0.5  # as a flag would: refused where the config has no such field
+    config.lock()  # as it is for flags: what has no field is refused
+    config.model.temperature = 0.5
     results = train.train_and_evaluate(config, str(tmp_path / "run"))
     assert set(results["splits"]["test"]["weights"]) == {"text", "audio", "vision"}
 

@@ -291,13 +291,13 @@ def identify(data: Data) -> str:
     return _directory(*_source(data))
 
 
-def is_here(data: Data) -> bool:
-    """Whether `data` names what `identify` can look at without fetching it from a bucket."""
-    if data.path:
-        return "://" not in data.path and epath.Path(data.path).exists()
-    if data.name == SYNTHETIC:
-        return True
-    return "://" not in str(_root(data.dir)) and open_named(data.name, data.dir) is not None
+def identify_at_hand(data: Data) -> str | None:
+    """As `identify`; None where that cannot be read, or would have to be fetched from a bucket."""
+    if data.path and ("://" in data.path or not epath.Path(data.path).exists()):
+        return None
+    with contextlib.suppress(UserError):
+        return identify(data)
+    return None
 
 
 def fingerprint(builder: tfds.core.DatasetBuilder) -> str:
